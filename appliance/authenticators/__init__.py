@@ -1,0 +1,1 @@
+"""Ways to say who somebody is."""

@@ -1,0 +1,73 @@
+"""Names of users and servers: one validator on every path by which a name comes in.
+
+A valid name is safe as it stands in a Traefik rule, in a path of a URL, on a disk and on a page.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from urllib.parse import quote
+
+from appliance.errors import BadName
+
+MAX_LENGTH = 64
+PUNCTUATION = frozenset("._-@")
+# Letters of other scripts that look like a Latin one: a name made of nothing else is a look-alike of a Latin name.
+_LATIN_TWINS = frozenset("аеорсухіјѕԁһԛԝьгкмнтвαοριυνκ")
+
+
+def normalize_username(name: str) -> str:
+    """Return `name` as it is stored and compared: NFKC, lower case, no surrounding blanks. Does not validate."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).strip().lower())
+
+
+def validate_username(name: str) -> str:
+    """Return the normalised `name`. Raises BadName with a sentence that says what is wrong."""
+    if len(name) > 4 * MAX_LENGTH:  # before any work, and never into a log or a page
+        raise BadName(f"A name has at most {MAX_LENGTH} characters.")
+    name = normalize_username(name)
+    if not name:
+        raise BadName("A name cannot be empty.")
+    if len(name) > MAX_LENGTH:
+        raise BadName(f"A name has at most {MAX_LENGTH} characters.")
+    for char in name:
+        if not (_is_letter_or_digit(char) or char in PUNCTUATION):
+            raise BadName(f"A name cannot contain {_describe(char)}; use letters, digits, '.', '_', '-' and '@'.")
+    if not _is_letter_or_digit(name[0]):
+        raise BadName("A name starts with a letter or a digit.")
+    if len(name.encode()) > 200:  # a file name has at most 255 bytes, and ours get endings
+        raise BadName("That name is too long for the disk; use fewer characters.")
+    scripts = {_script(char) for char in name if char.isalpha()}
+    if len(scripts) > 1:
+        raise BadName("A name uses letters of one alphabet only, because mixed ones can look like another name.")
+    letters = {char for char in name if char.isalpha()}
+    if letters and scripts != {"LATIN"} and letters <= _LATIN_TWINS:
+        raise BadName("That name looks like one in Latin letters; write it with Latin letters.")
+    return name
+
+
+def validate_servername(name: str) -> str:
+    """Return `name` of a named server ("" is the default one). Raises BadName."""
+    return validate_username(name) if name else ""
+
+
+def quote_name(name: str) -> str:
+    """Return a valid name as it stands in a path of a URL."""
+    return quote(name, safe="@~")
+
+
+def _is_letter_or_digit(char: str) -> bool:
+    # NFC letters and decimal digits only: no combining marks, no other numerals, nothing invisible
+    return unicodedata.category(char) in ("Ll", "Lo") or char in "0123456789"
+
+
+def _script(char: str) -> str:
+    return unicodedata.name(char, "?").split(" ")[0]
+
+
+def _describe(char: str) -> str:
+    if char.isspace():
+        return "a blank"
+    if unicodedata.category(char)[0] == "C":
+        return "a control character"
+    return f"“{char}”" if char.isprintable() else "an invisible character"

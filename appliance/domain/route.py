@@ -1,0 +1,19 @@
+"""What a route is: who may reach which server, under which path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Route:
+    """Everything the proxy needs to let browsers in to one start of one server."""
+
+    server_id: str
+    start_no: int
+    prefix: str                       # "/user/josé/": letters decoded, begins and ends with a slash
+    url: str                          # "http://10.77.0.7:8888", no trailing slash
+    capabilities: tuple[str, ...]     # cookie values, sorted; none: only API tokens may enter
+    origins: tuple[str, ...]          # public origins that may send an Origin header, sorted
+    injected_token: str | None        # added as `Authorization: token …`; None: the image must not get one
+    strip_prefix: bool = False        # the app knows nothing of its prefix

@@ -1,0 +1,1 @@
+"""The Hub's memory: SQLAlchemy rows, transactions and Alembic migrations."""
