@@ -1,0 +1,160 @@
+"""The database: how it is opened, checked, brought up to date, and how a transaction runs."""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from sqlalchemy import Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.orm import Session
+
+from appliance.errors import DatabaseDown, DiskFull, Misconfigured
+
+T = TypeVar("T")
+
+HEAD = "0001"           # the newest migration of this program
+VERSION_TABLE = "appliance_schema"
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Database:
+    """Transactions over SQLite (WAL) or PostgreSQL. `url`: an SQLAlchemy URL, or the path of an SQLite file."""
+
+    def __init__(self, url: str) -> None:
+        self.url = normalize_url(url)
+        self.engine = _make_engine(self.url)
+        self._limiter = anyio.CapacityLimiter(8)
+
+    async def transact(self, work: Callable[[Session], T]) -> T:
+        """Run `work` in one writing transaction in a thread. Raises what `work` raises, DatabaseDown, DiskFull."""
+        return await anyio.to_thread.run_sync(functools.partial(self.run, work), limiter=self._limiter)
+
+    async def read(self, work: Callable[[Session], T]) -> T:
+        """Run `work` in one transaction that does not write."""
+        return await anyio.to_thread.run_sync(functools.partial(self.run, work, write=False), limiter=self._limiter)
+
+    def run(self, work: Callable[[Session], T], *, write: bool = True) -> T:
+        """The same without an event loop, for commands."""
+        try:
+            with self.engine.connect().execution_options(appliance_write=write) as connection, connection.begin():
+                with Session(bind=connection, expire_on_commit=False, autoflush=True) as session:
+                    result = work(session)
+                    session.flush()
+                return result
+        except OperationalError as error:
+            raise _explain(error) from error
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    # -- schema ------------------------------------------------------------------------------------------------------
+    def revision(self) -> str | None:
+        """Return the schema's revision, None for an empty database.
+
+        Raises Misconfigured for a database that is not ours, or newer than this program; it is left untouched.
+        """
+        try:
+            with self.engine.connect().execution_options(appliance_write=False) as connection:
+                tables = set(inspect(connection).get_table_names())
+                if VERSION_TABLE in tables:
+                    found = str(connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar())
+                    if found not in known_revisions():
+                        raise Misconfigured(
+                            f"The database {self.shown_url} was written by a newer version of this program (schema {found}; "
+                            f"this one knows {HEAD}).", action="Install the newer version, or restore a backup made before it.")
+                    return found
+        except DBAPIError as error:
+            raise _explain(error, self.shown_url) from error
+        if {"spawners", "oauth_clients"} <= tables:
+            raise Misconfigured(
+                f"The database {self.shown_url} belongs to the original JupyterHub. It was not touched.",
+                action="Name another one with --db, for example --db sqlite:///appliance.sqlite.")
+        if tables:
+            raise Misconfigured(
+                f"The database {self.shown_url} holds tables of another program. It was not touched.",
+                action="Name another database with --db.")
+        return None
+
+    def ensure_current(self) -> None:
+        """Create the schema in an empty database. Raises Misconfigured where an older one waits for `upgrade-db`."""
+        found = self.revision()
+        if found is None:
+            self.upgrade()
+        elif found != HEAD:
+            raise Misconfigured(f"The database {self.shown_url} has an older schema ({found}; needed: {HEAD}).",
+                                action="Make a copy of it, then run: appliance upgrade-db")
+
+    def upgrade(self) -> str:
+        """Bring the schema up to date and return the revision. Alembic runs in a process of its own: it is needed once
+        and would stay in the Hub's memory for ever."""
+        self.revision()
+        done = subprocess.run([sys.executable, "-m", "appliance.store.migrate"], input=self.url,
+                              capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Misconfigured(f"The database {self.shown_url} could not be brought up to date.",
+                                action=done.stderr.strip()[-800:])
+        return HEAD
+
+    @property
+    def shown_url(self) -> str:
+        return make_url(self.url).render_as_string(hide_password=True)
+
+
+def normalize_url(url: str) -> str:
+    """Return an SQLAlchemy URL. Raises Misconfigured."""
+    if "://" not in url:
+        url = f"sqlite:///{url}"
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        elif parsed.get_backend_name() != "sqlite":
+            raise Misconfigured("Only SQLite and PostgreSQL databases can be used.",
+                                action="Write sqlite:///FILE or postgresql://USER@HOST/NAME.")
+        return parsed.render_as_string(hide_password=False)
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise Misconfigured(f"“{url}” is not the address of a database.",
+                            action="Write sqlite:///FILE or postgresql://USER@HOST/NAME.") from error
+
+
+def known_revisions() -> set[str]:
+    return {path.name.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
+
+
+def _make_engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_size=4, max_overflow=4, pool_pre_ping=True)
+    engine = create_engine(url, pool_size=4, max_overflow=4, connect_args={"timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin by itself: `begin` below does
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA cache_size=-512")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Any) -> None:
+        # a writer takes the lock at once: upgrading a read lock later fails where two do it
+        write = connection.get_execution_options().get("appliance_write", True)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _explain(error: DBAPIError, where: str = "") -> Exception:
+    words = str(error.orig)
+    if "disk is full" in words or "No space left" in words:
+        return DiskFull(evidence=words)
+    if where:
+        return Misconfigured(f"The database {where} cannot be opened: {words.strip()}.",
+                             action="Check that it exists, that its folder may be written, and the name and password.")
+    return DatabaseDown(evidence=words)

@@ -1,0 +1,139 @@
+"""The tables. Nothing above the store sees a row: functions of the store return the frozen dataclasses of the domain."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, ForeignKey, Index, MetaData, String, Text, TypeDecorator, UniqueConstraint, text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Utc(TypeDecorator[datetime]):
+    """An aware UTC time; SQLite keeps no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMES)
+    type_annotation_map = {datetime: Utc, dict[str, Any]: JSON, str: String(255)}  # noqa: RUF012 (SQLAlchemy's API)
+
+
+class UserRow(Base):
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    uid: Mapped[int] = mapped_column(unique=True)
+    admin: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime]
+    last_activity_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+    password_hash: Mapped[str | None] = mapped_column(Text)
+    must_change_password: Mapped[bool] = mapped_column(default=False)
+
+    __table_args__ = (
+        # a deleted user's row stays, because its uid and its home do; the name is free again
+        Index("uq_users_name_live", "name", unique=True,
+              sqlite_where=text("deleted_at IS NULL"), postgresql_where=text("deleted_at IS NULL")),
+    )
+
+
+class SessionRow(Base):
+    __tablename__ = "sessions"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    origin: Mapped[str]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    last_seen_at: Mapped[datetime]
+    address: Mapped[str]
+    user_agent: Mapped[str]
+
+    user: Mapped[UserRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class ServerRow(Base):
+    __tablename__ = "servers"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str] = mapped_column(default="")
+    address: Mapped[str | None] = mapped_column(unique=True)
+    wanted: Mapped[str]
+    phase: Mapped[str] = mapped_column(index=True)
+    start_no: Mapped[int] = mapped_column(default=0)
+    url: Mapped[str] = mapped_column(default="")
+    image: Mapped[str] = mapped_column(default="")
+    spec_hash: Mapped[str] = mapped_column(default="")
+    phase_at: Mapped[datetime]
+    deadline_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    ready_at: Mapped[datetime | None]
+    last_activity_at: Mapped[datetime | None]
+    failure_code: Mapped[str] = mapped_column(default="")
+    failure_sentence: Mapped[str] = mapped_column(Text, default="")
+    failure_action: Mapped[str] = mapped_column(Text, default="")
+    failure_evidence: Mapped[str] = mapped_column(Text, default="")
+
+    user: Mapped[UserRow] = relationship(lazy="joined", innerjoin=True)
+
+    __table_args__ = (UniqueConstraint("user_id", "name"),)
+
+
+class ApiTokenRow(Base):
+    __tablename__ = "api_tokens"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    prefix: Mapped[str] = mapped_column(String(8), index=True)
+    hashed: Mapped[str] = mapped_column(String(160))
+    note: Mapped[str] = mapped_column(default="")
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+
+    user: Mapped[UserRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class EventRow(Base):
+    """Append-only: rows are never changed."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime]
+    kind: Mapped[str] = mapped_column(String(64))
+    actor: Mapped[str] = mapped_column(default="hub")
+    user_name: Mapped[str] = mapped_column(default="")
+    server_id: Mapped[str] = mapped_column(default="", index=True)
+    start_no: Mapped[int] = mapped_column(default=0)
+    data: Mapped[dict[str, Any]]
+
+
+class CounterRow(Base):
+    """Numbers that only grow, so that a uid is never given twice."""
+
+    __tablename__ = "counters"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    value: Mapped[int]

@@ -1,0 +1,207 @@
+"""Servers: what is wanted of each and in which phase it is. Every change of phase is an event in the same transaction."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session as Transaction
+
+from appliance.domain.server import Failure, Phase, Server, Wanted
+from appliance.errors import NoAddress, NotFound
+from appliance.store import events
+from appliance.store.rows import ServerRow, UserRow
+
+_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+QUEUE_TIMEOUT_S = 1800
+
+
+def new_id(length: int = 12) -> str:
+    """Return a random id, 60 bits, of letters that cannot be mistaken for one another."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+def to_server(row: ServerRow) -> Server:
+    failure = None
+    if row.failure_code:
+        failure = Failure(row.failure_code, row.failure_sentence, row.failure_action, row.failure_evidence)
+    return Server(
+        id=row.id, user_id=row.user_id, user_name=row.user.name, uid=row.user.uid, name=row.name,
+        wanted=Wanted(row.wanted), phase=Phase(row.phase), start_no=row.start_no, address=row.address or "", url=row.url,
+        image=row.image, spec_hash=row.spec_hash, phase_at=row.phase_at, deadline_at=row.deadline_at,
+        started_at=row.started_at, ready_at=row.ready_at, last_activity_at=row.last_activity_at, failure=failure,
+        user_deleted=row.user.deleted_at is not None)
+
+
+def get(t: Transaction, server_id: str) -> Server | None:
+    row = t.get(ServerRow, server_id)
+    return to_server(row) if row else None
+
+
+def find(t: Transaction, user_id: int, name: str = "") -> Server | None:
+    row = t.scalar(select(ServerRow).where(ServerRow.user_id == user_id, ServerRow.name == name))
+    return to_server(row) if row else None
+
+
+def list_all(t: Transaction) -> list[Server]:
+    return [to_server(row) for row in t.scalars(select(ServerRow).order_by(ServerRow.started_at))]
+
+
+def of_user(t: Transaction, user_id: int) -> list[Server]:
+    return [to_server(row) for row in t.scalars(select(ServerRow).where(ServerRow.user_id == user_id))]
+
+
+def unsettled(t: Transaction) -> list[Server]:
+    """Return the servers with work to do, first come first."""
+    settled = (Phase.STOPPED, Phase.READY, Phase.FAILED)
+    rows = t.scalars(select(ServerRow).join(ServerRow.user).where(
+        ServerRow.phase.not_in(settled)
+        | ((ServerRow.wanted == Wanted.STOPPED) & (ServerRow.phase == Phase.READY))
+        | ((ServerRow.wanted == Wanted.RUNNING) & (ServerRow.phase != Phase.READY))
+        | UserRow.deleted_at.is_not(None)).order_by(ServerRow.started_at))
+    return [to_server(row) for row in rows]
+
+
+def want_running(t: Transaction, user_id: int, name: str, *, image: str, addresses: Iterable[str], actor: str) -> Server:
+    """Want a server running; one that already is, or is on its way, is left as it is.
+
+    addresses: every address a server may get, in order; a new server takes the first free one. Raises NoAddress,
+    NotFound for a deleted user.
+    """
+    row = t.scalar(select(ServerRow).where(ServerRow.user_id == user_id, ServerRow.name == name).with_for_update())
+    now = datetime.now(UTC)
+    if row is None:
+        user = t.get(UserRow, user_id)
+        if user is None or user.deleted_at is not None:
+            raise NotFound("There is no such user.")
+        row = ServerRow(id=new_id(), user_id=user_id, name=name, address=_free_address(t, addresses), wanted=Wanted.STOPPED,
+                        phase=Phase.STOPPED, start_no=0, phase_at=now, url="", image="", spec_hash="", failure_code="",
+                        failure_sentence="", failure_action="", failure_evidence="")
+        row.user = user
+        t.add(row)
+    elif row.wanted == Wanted.RUNNING:
+        return to_server(row)
+    row.wanted = Wanted.RUNNING
+    row.image = image
+    row.started_at = now
+    row.ready_at = None
+    if row.phase != Phase.STOPPING:  # one that is stopping first ends, then is queued by the reconciler
+        _queue(t, row, actor)
+    t.flush()
+    return to_server(row)
+
+
+def queue(t: Transaction, server_id: str) -> Server | None:
+    """Queue a server that is wanted but neither runs nor is on its way."""
+    row = t.get(ServerRow, server_id)
+    if row is None or row.wanted != Wanted.RUNNING:
+        return None
+    _queue(t, row, "hub")
+    return to_server(row)
+
+
+def want_stopped(t: Transaction, server_id: str, *, actor: str) -> Server | None:
+    """Want a server stopped; its failure, if it has one, is forgotten."""
+    row = t.get(ServerRow, server_id)
+    if row is None:
+        return None
+    row.wanted = Wanted.STOPPED
+    if row.phase == Phase.FAILED:
+        _forget_failure(row)
+        _enter(t, row, Phase.STOPPED, actor=actor)
+    elif row.phase == Phase.QUEUED:
+        _enter(t, row, Phase.STOPPED, actor=actor)
+    else:
+        events.append(t, "server.stop-wanted", actor=actor, user_name=row.user.name, server_id=row.id,
+                      start_no=row.start_no)
+    t.flush()
+    return to_server(row)
+
+
+def enter_phase(t: Transaction, server_id: str, phase: Phase, *, start_no: int, deadline_s: float | None = None,
+                url: str | None = None, spec_hash: str | None = None) -> Server | None:
+    """Move a server on; None if it was meanwhile deleted or started anew (another start number)."""
+    row = t.get(ServerRow, server_id)
+    if row is None or row.start_no != start_no:
+        return None
+    if url is not None:
+        row.url = url
+    if spec_hash is not None:
+        row.spec_hash = spec_hash
+    if phase is Phase.STOPPED:
+        row.url = ""
+    if phase is Phase.READY:
+        row.ready_at = datetime.now(UTC)
+    _enter(t, row, phase, deadline_s=deadline_s)
+    t.flush()
+    return to_server(row)
+
+
+def fail(t: Transaction, server_id: str, failure: Failure, *, start_no: int) -> Server | None:
+    """Settle a server as failed: it is no longer wanted, so nothing tries again by itself."""
+    row = t.get(ServerRow, server_id)
+    if row is None or row.start_no != start_no:
+        return None
+    row.wanted = Wanted.STOPPED
+    row.url = ""
+    row.failure_code, row.failure_sentence = failure.code, failure.sentence
+    row.failure_action, row.failure_evidence = failure.action, failure.evidence[-8000:]
+    _enter(t, row, Phase.FAILED, data={"code": failure.code, "sentence": failure.sentence})
+    t.flush()
+    return to_server(row)
+
+
+def adopt(t: Transaction, *, server_id: str, user_id: int, name: str, address: str, start_no: int, url: str,
+          spec_hash: str) -> None:
+    """Add the row of a server that runs but is not in this (new) database."""
+    now = datetime.now(UTC)
+    t.add(ServerRow(id=server_id, user_id=user_id, name=name, address=address or None, wanted=Wanted.RUNNING,
+                    phase=Phase.READY, start_no=start_no, url=url, image="", spec_hash=spec_hash, phase_at=now,
+                    started_at=now, ready_at=now, failure_code="", failure_sentence="", failure_action="",
+                    failure_evidence=""))
+    events.append(t, "server.adopted", server_id=server_id, start_no=start_no)
+
+
+def delete(t: Transaction, server_id: str) -> None:
+    row = t.get(ServerRow, server_id)
+    if row is not None:
+        t.delete(row)
+
+
+def addresses_in_use(t: Transaction) -> Sequence[str | None]:
+    return t.scalars(select(ServerRow.address)).all()
+
+
+def _free_address(t: Transaction, addresses: Iterable[str]) -> str | None:
+    taken = set(addresses_in_use(t))
+    some = False
+    for address in addresses:
+        some = True
+        if address not in taken:
+            return address
+    if some:
+        raise NoAddress()
+    return None
+
+
+def _queue(t: Transaction, row: ServerRow, actor: str) -> None:
+    row.start_no += 1
+    row.url = ""
+    _forget_failure(row)
+    _enter(t, row, Phase.QUEUED, deadline_s=QUEUE_TIMEOUT_S, actor=actor)
+
+
+def _forget_failure(row: ServerRow) -> None:
+    row.failure_code = row.failure_sentence = row.failure_action = row.failure_evidence = ""
+
+
+def _enter(t: Transaction, row: ServerRow, phase: Phase, *, deadline_s: float | None = None, actor: str = "hub",
+           data: dict[str, str] | None = None) -> None:
+    now = datetime.now(UTC)
+    row.phase = phase
+    row.phase_at = now
+    row.deadline_at = now + timedelta(seconds=deadline_s) if deadline_s is not None else None
+    events.append(t, f"server.{phase}", actor=actor, user_name=row.user.name, server_id=row.id, start_no=row.start_no,
+                  data=data)
