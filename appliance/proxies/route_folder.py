@@ -1,0 +1,123 @@
+"""The folder of dynamic files that Traefik watches: it holds exactly what is wanted, whoever touches it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+_Seen = tuple[int, int, int, int]
+
+
+class RouteFolder:
+    """Files by name. Blocking, but only for a few small files on a local disk.
+
+    One file that does not parse stops all of Traefik's updates, so nothing foreign may stay. A temporary name lies
+    beside the folder, on the same file system: Traefik never reads half a file.
+    """
+
+    def __init__(self, path: Path, log: logging.Logger, on_new_folder: Callable[[], None]) -> None:
+        self.path = path
+        self._log = log
+        self._on_new_folder = on_new_folder
+        self._wanted: dict[str, str] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._inode = 0
+
+    def put(self, name: str, text: str) -> None:
+        if self._wanted.get(name) != text or name not in self._seen:
+            self._wanted[name] = text
+            self._write(name)
+
+    def drop(self, name: str) -> None:
+        self._wanted.pop(name, None)
+        self._seen.pop(name, None)
+        with suppress(FileNotFoundError):
+            (self.path / name).unlink()
+
+    def put_all(self, files: Mapping[str, str]) -> None:
+        """Make these the wanted files; those that stay are never away, and unchanged ones are not touched."""
+        for name in [name for name in self._wanted if name not in files]:
+            self.drop(name)
+        self._wanted = dict(files)
+        self.repair(quiet=True)
+
+    def repair(self, *, quiet: bool = False) -> bool:
+        """Make the folder hold what is wanted and say whether anything had to be done. quiet: a file that differs or
+        is not known is an earlier Hub's, not damage."""
+        self._ensure_folder()
+        found: dict[str, os.stat_result] = {}
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                found[entry.name] = entry.stat(follow_symlinks=False)
+        repaired = False
+        for name in self._wanted:
+            status = found.pop(name, None)
+            if status is not None and self._seen.get(name) == _identity(status):
+                continue
+            if status is not None and self._reads_as_wanted(name):
+                self._seen[name] = _identity(status)
+                continue
+            if not quiet:
+                self._log.warning("The route file %s was %s and is written again.",
+                                  name, "removed" if status is None else "changed")
+            self._write(name)
+            repaired = True
+        for name in found:
+            if quiet and name.endswith(".yml"):
+                (self.path / name).unlink(missing_ok=True)
+            else:
+                self._refuse(name)
+            repaired = True
+        return repaired
+
+    def _reads_as_wanted(self, name: str) -> bool:
+        path = self.path / name
+        try:
+            return not path.is_symlink() and path.read_text() == self._wanted[name]
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def _write(self, name: str) -> None:
+        self._ensure_folder()
+        target, temporary = self.path / name, self.path.parent / f".new-{name}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(self._wanted[name])
+        if target.is_dir() and not target.is_symlink():
+            self._refuse(name)
+        os.replace(temporary, target)
+        self._seen[name] = _identity(target.lstat())
+
+    def _refuse(self, name: str) -> None:
+        """Move what is not ours out of the folder, to be looked at."""
+        refused = self.path.parent / "refused"
+        refused.mkdir(mode=0o700, exist_ok=True)
+        target = refused / name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        with suppress(FileNotFoundError):
+            os.replace(self.path / name, target)
+            self._log.warning("%r in the folder of routes is not ours and was moved to %s.", name, refused)
+
+    def _ensure_folder(self) -> None:
+        """A folder made anew is another one to whoever watches it."""
+        try:
+            inode = self.path.stat().st_ino
+        except FileNotFoundError:
+            self.path.mkdir(mode=0o700, parents=True)
+            inode = self.path.stat().st_ino
+        if inode != self._inode:
+            if self._inode:
+                self._log.warning("The folder of routes was removed; all routes are written again.")
+                self._on_new_folder()
+            self._inode = inode
+            self._seen.clear()
+
+
+def _identity(status: os.stat_result) -> _Seen:
+    # the time of the last change of the inode cannot be set by anybody
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,0 +1,320 @@
+"""TraefikProxy: the Hub writes route files, one Traefik reads them and outlives the Hub.
+
+The Hub is not on the data path: Traefik decides each request by the files alone. Here is what is wanted, and the loop
+that keeps Traefik's process and its folder in that state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import json
+import secrets
+import signal
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic
+from urllib.parse import urlsplit
+
+from traitlets import Unicode
+
+from appliance.domain.route import Route
+from appliance.errors import ApplianceError, DiskFull, Misconfigured, ProxyDown
+from appliance.ports import Proxy
+from appliance.proxies.machine import check_certificate, free_port, run_program, why_not_bind, write_private
+from appliance.proxies.route_folder import RouteFolder
+from appliance.proxies.traefik_files import (
+    API_USER,
+    Edge,
+    ServerFile,
+    dump,
+    fixed_config,
+    server_file,
+    service_name,
+    static_config,
+)
+from appliance.proxies.traefik_process import TraefikProcess, find_traefik
+
+FIXED_FILE = "_fixed.yml"
+CHECK_S = 0.2                 # between two looks at the process and the folder
+FOLLOW_S = 0.3                # a write that is not live by then is followed by SIGHUP
+DEAF_S = 15.0                 # an API that is silent for so long belongs to a Traefik that hangs
+ACCESS_LOG_BYTES = 20_000_000
+
+
+class TraefikProxy(Proxy):
+    """Starts, adopts and supervises one Traefik; see `traefik/` for what it reads."""
+
+    traefik_executable = Unicode(
+        "", help="Traefik's program. Empty: the one installed with the Hub, else the one in PATH.").tag(config=True)
+
+    _edge: Edge | None = None
+    _files: dict[str, ServerFile]
+    _unwatched: bool          # the folder was made anew: Traefik no longer hears of changes by itself
+    _process: TraefikProcess
+    _folder: RouteFolder
+
+    async def start(self) -> None:
+        edge = self._ensure_edge()
+        check_certificate(self.ssl_cert, self.ssl_key)
+        self._folder.repair(quiet=True)
+        if not await self._adopt(edge):
+            await self._spawn()
+
+    async def run(self) -> None:
+        heard_at, asked_at, delay_s, spawned_at = monotonic(), 0.0, 0.0, 0.0
+        certificate = self._certificate_times()
+        while True:
+            await asyncio.sleep(CHECK_S)
+            now = monotonic()
+            try:
+                if self._folder.repair():
+                    self._process.signal(signal.SIGHUP)
+            except OSError as error:
+                self.log.error("The folder of routes cannot be kept right: %s", error)
+            if not self._process.is_alive():
+                if now < spawned_at + delay_s:
+                    continue
+                self.log.error("Traefik has ended and is started again.")
+                # at once the first time, then ever slower if it does not stay
+                delay_s = min(10.0, max(0.5, 2 * delay_s)) if now < spawned_at + 30 else 0.0
+                spawned_at = heard_at = now
+                try:
+                    await self._spawn()
+                except (ApplianceError, OSError) as error:
+                    self.log.error("Traefik could not be started: %s", error)
+                continue
+            if now < asked_at + 2:
+                continue
+            asked_at = now
+            if (await self._ask("/api/version", timeout_s=1.0))[0] == 200:
+                heard_at = monotonic()
+            elif monotonic() > heard_at + DEAF_S:
+                self.log.error("Traefik has not answered for %d seconds and is ended.", DEAF_S)
+                await self._process.stop(grace_s=0.5)
+            self._rotate_access_log()
+            if (times := self._certificate_times()) != certificate:
+                certificate = times
+                self.log.info("The certificate was replaced; Traefik reads it again.")
+                self._process.signal(signal.SIGHUP)
+
+    async def set_routes(self, routes: Mapping[str, Route]) -> None:
+        edge = self._ensure_edge()
+        files = {route.server_id: server_file(edge, route) for route in routes.values()}
+        with _disk_errors():
+            self._folder.put_all(self._fixed(edge) | {file.name: file.text for file in files.values()})
+        self._files = files
+        self._follow()
+
+    async def add(self, route: Route) -> None:
+        file = server_file(self._ensure_edge(), route)
+        self._files[route.server_id] = file
+        with _disk_errors():
+            self._folder.put(file.name, file.text)
+        self._follow()
+
+    async def remove(self, server_id: str) -> None:
+        self._ensure_edge()
+        self._files.pop(server_id, None)
+        with _disk_errors():
+            self._folder.drop(f"{server_id}.yml")
+        self._follow()
+
+    async def wait_live(self, server_id: str, timeout_s: float = 10.0) -> None:
+        started_at, follow_s = monotonic(), FOLLOW_S
+        while True:
+            live, said = await self._is_live(server_id)
+            elapsed_s = monotonic() - started_at
+            if live:
+                return
+            if elapsed_s > timeout_s:
+                raise ProxyDown(evidence=said)
+            if elapsed_s > follow_s:
+                follow_s *= 3
+                self._unwatched = True  # whatever the reason: from now on each write is followed at once
+                self._follow()
+            await asyncio.sleep(min(0.025, 0.005 + elapsed_s / 4))
+
+    async def close_connections(self, url: str) -> None:
+        parts = urlsplit(url)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        which = ["dst", str(host), "dport", "=", f":{parts.port or 80}"]
+        await run_program("ss", "-K", *which)
+        status, still_open = await run_program("ss", "-Htn", "state", "established", *which)
+        if status != 0 or still_open.strip():
+            self.log.error("Open connections to a server could not be closed: %s",
+                           still_open.strip() or "the program ss (iproute2) is missing or not permitted")
+
+    async def stop(self) -> None:
+        self._ensure_edge()
+        if self._process.running is None:
+            self._process.adopt()
+        await self._process.stop()
+
+    # -- what is wanted ------------------------------------------------------------------------------------------------
+    def _ensure_edge(self) -> Edge:
+        """Return what the files depend on; at the first call also take over what an earlier Hub left in the folder."""
+        if self._edge is not None:
+            return self._edge
+        folder = Path(self.state_dir).absolute() / "traefik"
+        with _disk_errors():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.chmod(0o700)
+            port, password = _api_access(folder / "api.json")
+        edge = self._edge = Edge(
+            folder=folder, base_url=self.base_url, hub_url=self.hub_url, hub_secret=self.hub_secret,
+            bind_ip=self.bind_ip, bind_port=self.bind_port, api_port=port, api_password=password,
+            ssl_key=str(Path(self.ssl_key).absolute()) if self.ssl_key else "",
+            ssl_cert=str(Path(self.ssl_cert).absolute()) if self.ssl_cert else "")
+        self._files = {}
+        self._unwatched = False
+        self._process = TraefikProcess(folder)
+        self._folder = RouteFolder(edge.routes, self.log, self._on_new_folder)
+        # Routes of an earlier Hub stay until set_routes says otherwise: somebody may be working.
+        with _disk_errors():
+            self._folder.put_all(_earlier_routes(edge.routes) | self._fixed(edge))
+        return edge
+
+    def _fixed(self, edge: Edge) -> dict[str, str]:
+        return {FIXED_FILE: dump(fixed_config(edge))}
+
+    def _on_new_folder(self) -> None:
+        self._unwatched = True
+
+    def _follow(self) -> None:
+        if self._unwatched:
+            self._process.signal(signal.SIGHUP)
+
+    # -- the process ---------------------------------------------------------------------------------------------------
+    async def _adopt(self, edge: Edge) -> bool:
+        running = self._process.adopt()
+        if running is None:
+            return False
+        edge = self._edge = Edge(**{**vars(edge), "redirect": running.redirect})
+        if running.config_hash != _hash(edge):
+            self.log.warning("The configuration has changed: Traefik is restarted, open connections are interrupted.")
+        elif await self._answers(3.0):
+            self.log.info("Adopted the Traefik that runs as process %d.", running.pid)
+            return True
+        else:
+            self.log.warning("The Traefik that runs as process %d does not answer and is replaced.", running.pid)
+        await self._process.stop()
+        return False
+
+    async def _spawn(self) -> None:
+        edge = self._ensure_edge()
+        executable = find_traefik(self.traefik_executable)
+        reason = await why_not_bind(edge.bind_ip, edge.bind_port)
+        if reason:
+            raise Misconfigured(reason, action="Choose another port with --port, or end what uses this one.")
+        port = edge.api_port if not await why_not_bind("127.0.0.1", edge.api_port) else free_port()
+        redirect = False
+        if edge.tls and edge.bind_port != 80:
+            reason = await why_not_bind(edge.bind_ip, 80)
+            redirect = not reason
+            if reason:
+                self.log.info("No redirect from http to https: %s", reason)
+        edge = self._edge = Edge(**{**vars(edge), "api_port": port, "redirect": redirect})
+        with _disk_errors():
+            write_private(edge.folder / "api.json", json.dumps({"port": port, "password": edge.api_password}))
+            write_private(edge.folder / "static.yml", dump(static_config(edge)))
+            self._folder.repair()
+            self._unwatched = False
+            self._process.spawn(executable, _hash(edge), redirect)
+        if not await self._answers(20.0):
+            evidence = self._process.last_output()
+            await self._process.stop()
+            raise ProxyDown("The box's front door could not be started.", evidence=evidence)
+
+    async def _answers(self, timeout_s: float) -> bool:
+        """Say whether Traefik serves the fixed file within the time, or has ended before."""
+        deadline = monotonic() + timeout_s
+        while self._process.is_alive() and monotonic() < deadline:
+            status, _ = await self._ask("/api/http/routers/hub@file")
+            if status == 200:
+                return True
+            await asyncio.sleep(0.02)
+        return False
+
+    async def _is_live(self, server_id: str) -> tuple[bool, str]:
+        file = self._files.get(server_id)
+        if file is None:
+            status, body = await self._ask(f"/api/http/services/{service_name(server_id)}@file")
+            return status == 404, body
+        status, body = await self._ask(f"/api/http/routers/{file.router}@file")
+        return status == 200 and json.loads(body).get("status") != "disabled", body
+
+    async def _ask(self, path: str, timeout_s: float = 2.0) -> tuple[int, str]:
+        """Ask Traefik's API and return (status, body); (0, reason) if it does not answer.
+
+        A connection each (0.3 ms on the loopback), so that nothing is left open whenever the Hub ends. HTTP/1.0: no
+        chunks.
+        """
+        edge = self._ensure_edge()
+        login = b64encode(f"{API_USER}:{edge.api_password}".encode()).decode()
+        try:
+            async with asyncio.timeout(timeout_s):
+                reader, writer = await asyncio.open_connection("127.0.0.1", edge.api_port)
+                try:
+                    writer.write(
+                        f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAuthorization: Basic {login}\r\n\r\n".encode())
+                    head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+                finally:
+                    writer.close()
+                return int(head.split(b" ", 2)[1]), body.decode(errors="replace")
+        except (OSError, TimeoutError, IndexError, ValueError) as error:
+            return 0, f"Traefik's API does not answer: {error!r}"
+
+    def _rotate_access_log(self) -> None:
+        path = self._ensure_edge().folder / "access.log"
+        with suppress(OSError):
+            if path.stat().st_size > ACCESS_LOG_BYTES:
+                path.replace(path.with_suffix(".log.1"))
+                self._process.signal(signal.SIGUSR1)  # opens its log files anew
+
+    def _certificate_times(self) -> list[int]:
+        times = []
+        for path in filter(None, (self.ssl_cert, self.ssl_key)):
+            with suppress(OSError):
+                times.append(Path(path).stat().st_mtime_ns)
+        return times
+
+
+def _hash(edge: Edge) -> str:
+    return hashlib.sha256(dump(static_config(edge)).encode()).hexdigest()
+
+
+def _earlier_routes(folder: Path) -> dict[str, str]:
+    """Return the route files in the folder that are whole; the rest would stop Traefik's updates."""
+    files = {}
+    with suppress(OSError):
+        for path in folder.glob("*.yml"):
+            with suppress(OSError, ValueError):
+                text = path.read_text()
+                if not path.is_symlink() and "http" in json.loads(text):
+                    files[path.name] = text
+    return files
+
+
+def _api_access(path: Path) -> tuple[int, str]:
+    """Return the port and the password of Traefik's API, chosen at the first start and kept."""
+    try:
+        kept = json.loads(path.read_text())
+        return int(kept["port"]), str(kept["password"])
+    except (OSError, ValueError, KeyError, TypeError):
+        port, password = free_port(), secrets.token_urlsafe(32)
+        write_private(path, json.dumps({"port": port, "password": password}))
+        return port, password
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(evidence=str(error)) from error
+        raise ProxyDown("The box's front door could not be told about a change.", evidence=str(error)) from error

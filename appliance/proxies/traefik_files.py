@@ -1,0 +1,268 @@
+"""What Traefik reads: one static file, one fixed dynamic file, one dynamic file per server.
+
+All are JSON, which is YAML too. `traefik/` in the repository shows each with comments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from base64 import b64encode
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance.domain.capability import cookie_name
+from appliance.domain.route import Route
+from appliance.errors import BadName
+
+API_USER = "hub"
+# Sent to the Hub beside X-Forwarded-*, so that it knows these were set by the proxy and not by a client.
+PROXY_HEADER = "X-Appliance-Proxy"
+# What a container may not say about the origin that it shares with the Hub's pages.
+REMOVED_RESPONSE_HEADERS = (
+    "Service-Worker-Allowed", "Clear-Site-Data", "Strict-Transport-Security",
+    "NEL", "Report-To", "Reporting-Endpoints", "Alt-Svc",
+)
+# Already compressed, or a stream that has to arrive at once.
+NOT_COMPRESSED = (
+    "text/event-stream", "image/png", "image/jpeg", "image/gif", "image/webp", "font/woff", "font/woff2",
+    "audio/mpeg", "video/mp4", "video/webm", "application/zip", "application/gzip", "application/pdf",
+)
+
+_SERVER_ID = re.compile(r"[a-z0-9]{1,64}")
+_CAPABILITY = re.compile(r"[A-Za-z0-9._-]{1,256}")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]{1,300}")
+_URL = re.compile(r"http://[A-Za-z0-9.:\[\]-]{1,300}")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,512}")
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Everything the static and the fixed file depend on."""
+
+    folder: Path              # holds all of Traefik's files; absolute
+    base_url: str             # begins and ends with a slash
+    hub_url: str
+    hub_secret: str
+    bind_ip: str
+    bind_port: int
+    ssl_key: str
+    ssl_cert: str
+    api_port: int             # on the loopback address
+    api_password: str
+    redirect: bool = False    # port 80 leads to HTTPS
+
+    @property
+    def tls(self) -> bool:
+        return bool(self.ssl_cert)
+
+    @property
+    def routes(self) -> Path:
+        return self.folder / "routes"
+
+
+def listen_address(ip: str, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def dump(config: Config) -> str:
+    """Return a dynamic or static file's text. Traefik runs a file through Go's templates first: none may start here."""
+    text = json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    if "{{" in text:
+        raise BadName("A route cannot contain “{{”.")
+    return text
+
+
+def static_config(edge: Edge) -> Config:
+    web: Config = {
+        "address": listen_address(edge.bind_ip, edge.bind_port),
+        # forwardedHeaders: nobody is trusted, so what a client says of X-Forwarded-* is replaced
+        "http": {
+            # X_Appliance_Proxy and the like are other names of X-Appliance-Proxy for some apps
+            "aliasHeadersStrategy": "delete",
+            "encodedCharacters": {"allowEncodedNullCharacter": False},
+        },
+        # a read timeout covers the whole body and would cut long uploads
+        "transport": {"respondingTimeouts": {"readTimeout": "0s"}, "lifeCycle": {"graceTimeOut": "3s"}},
+    }
+    api = {"address": f"127.0.0.1:{edge.api_port}", "http": {"aliasHeadersStrategy": "delete"}}
+    entry_points: Config = {"web": web, "api": api}
+    if edge.tls:
+        web["http"]["tls"] = {}
+    if edge.redirect:
+        to_tls = {"to": f":{edge.bind_port}", "scheme": "https", "permanent": False}
+        entry_points["plain"] = {
+            "address": listen_address(edge.bind_ip, 80),
+            "http": {"aliasHeadersStrategy": "delete", "redirections": {"entryPoint": to_tls}},
+        }
+    return {
+        "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
+        "entryPoints": entry_points,
+        "providers": {
+            "providersThrottleDuration": "10ms",  # Traefik's default of 2 s is a route's latency
+            "file": {"directory": str(edge.routes), "watch": True},
+        },
+        "api": {"insecure": False, "dashboard": False},
+        "metrics": {"prometheus": {"manualRouting": True, "addEntryPointsLabels": False, "addServicesLabels": True}},
+        # DEBUG prints every injected token
+        "log": {
+            "level": "INFO", "format": "common", "noColor": True,
+            "filePath": str(edge.folder / "traefik.log"), "maxSize": 10, "maxBackups": 1,
+        },
+        "accessLog": {
+            "filePath": str(edge.folder / "access.log"), "format": "json", "bufferingSize": 100,
+            "fields": {
+                "defaultMode": "keep", "headers": {"defaultMode": "drop"},
+                "queryParameters": {"defaultMode": "drop"},
+                # of a URL's user part, and what is said twice
+                "names": dict.fromkeys(("ClientUsername", "RequestLine", "StartLocal", "ClientAddr"), "drop"),
+            },
+        },
+    }
+
+
+def fixed_config(edge: Edge) -> Config:
+    """Return what does not depend on servers: the Hub behind everything, the API, and the parts all servers share."""
+    digest = b64encode(hashlib.sha1(edge.api_password.encode(), usedforsecurity=False).digest()).decode()
+    config: Config = {
+        "http": {
+            "routers": {
+                "hub": {
+                    "entryPoints": ["web"], "rule": "PathPrefix(`/`)", "priority": 1,
+                    "service": "hub", "middlewares": ["to-hub", "compress"],
+                },
+                "api": {
+                    "entryPoints": ["api"], "rule": "PathPrefix(`/api`)", "priority": 1,
+                    "service": "api@internal", "middlewares": ["api-password"],
+                },
+                "metrics": {
+                    "entryPoints": ["api"], "rule": "Path(`/metrics`)", "priority": 2,
+                    "service": "prometheus@internal", "middlewares": ["api-password"],
+                },
+            },
+            "middlewares": {
+                "api-password": {"basicAuth": {"users": [f"{API_USER}:{{SHA}}{digest}"], "removeHeader": True}},
+                "to-hub": {"headers": {"customRequestHeaders": {PROXY_HEADER: edge.hub_secret, "Forwarded": ""}}},
+                "compress": {"compress": {
+                    "minResponseBodyBytes": 1024, "encodings": ["zstd", "br", "gzip"],
+                    "excludedContentTypes": list(NOT_COMPRESSED),
+                }},
+                # 503 stays the app's own: Traefik itself says 502 (refused) or 504 (no answer to the dial)
+                "errors": {"errors": {
+                    "status": ["502", "504"], "service": "hub",
+                    "query": f"{edge.base_url}hub/error/{{status}}?url={{url}}",
+                }},
+            },
+            "services": {"hub": _service(edge.hub_url)},
+            "serversTransports": {"servers": {
+                "maxIdleConnsPerHost": 100, "forwardingTimeouts": {"dialTimeout": "500ms", "idleConnTimeout": "90s"},
+            }},
+        },
+    }
+    if edge.tls:
+        certificate = {"certFile": edge.ssl_cert, "keyFile": edge.ssl_key}
+        config["tls"] = {"certificates": [certificate], "stores": {"default": {"defaultCertificate": certificate}}}
+    return config
+
+
+@dataclass(frozen=True)
+class ServerFile:
+    name: str                 # of the file
+    text: str
+    router: str               # carries a hash of the content: live means this version is live
+    service: str              # the same for every version of a server: absent means the server is gone
+
+
+def service_name(server_id: str) -> str:
+    return f"server-{server_id}"
+
+
+def server_file(edge: Edge, route: Route) -> ServerFile:
+    """Return the file that lets browsers in by `route`. Raises BadName if a part of it cannot stand in a rule."""
+    version = hashlib.sha256(repr((edge.base_url, edge.hub_url, route)).encode()).hexdigest()[:12]
+    server_id = _checked(_SERVER_ID, route.server_id)
+    prefix = literal(route.prefix)
+    if not (prefix.startswith(edge.base_url) and prefix.endswith("/") and len(prefix) > 1):
+        raise BadName("A route's path begins with the base URL and ends with a slash.")
+    headers, strip, auth = f"headers-{server_id}", f"strip-{server_id}", f"authorize-{server_id}"
+    inner = [headers, *([strip] if route.strip_prefix else [])]
+    # The longer prefix first (a named server's is below the default one's); the capability before the slower way.
+    priority = 1000 + 10 * len(prefix.encode())
+    path = f"PathPrefix(`{prefix}`) && {_origin_rule(route.origins)}"
+
+    def router(rule: str, step: int, service: str, middlewares: list[str]) -> Config:
+        return {"entryPoints": ["web"], "rule": rule, "priority": priority + step,
+                "service": service, "middlewares": middlewares}
+
+    service = service_name(server_id)
+    routers = {f"token-{server_id}-{version}": router(
+        f"{path} && HeaderRegexp(`Authorization`, `(?i)^(token|bearer) `)", 1, service,
+        ["errors", "to-hub", auth, *inner, "compress"])}
+    if route.capabilities:
+        values = "|".join(re.escape(_checked(_CAPABILITY, value)) for value in route.capabilities)
+        cookie = f"(^|;\\s*){cookie_name(server_id)}=({values})\\s*(;|$)"
+        routers[f"cookie-{server_id}-{version}"] = router(
+            f"{path} && HeaderRegexp(`Cookie`, `{cookie}`)", 2, service, ["errors", *inner, "compress"])
+    if prefix.count("/") > edge.base_url.count("/") + 2:
+        # A named server: who is not let in goes to the Hub, not to the default server whose prefix matches too.
+        routers[f"else-{server_id}-{version}"] = router(
+            f"PathPrefix(`{prefix}`)", 0, "hub", ["to-hub", "compress"])
+
+    request_headers = {PROXY_HEADER: "", "Forwarded": ""}
+    if route.injected_token is not None:
+        request_headers["Authorization"] = f"token {_checked(_TOKEN, route.injected_token)}"
+    middlewares: Config = {
+        headers: {"headers": {
+            "customRequestHeaders": request_headers,
+            "customResponseHeaders": dict.fromkeys(REMOVED_RESPONSE_HEADERS, ""),
+        }},
+        # An answer without Authorization removes it: a user's API token never reaches a container.
+        auth: {"forwardAuth": {
+            "address": f"{edge.hub_url}{edge.base_url}hub/api/internal/authorize/{server_id}",
+            "authRequestHeaders": ["Authorization", "Origin", PROXY_HEADER],
+            "authResponseHeaders": ["Authorization"], "maxResponseBodySize": 65536,
+            "trustForwardHeader": False,
+        }},
+    }
+    if route.strip_prefix:
+        middlewares[strip] = {"stripPrefix": {"prefixes": [prefix[:-1]]}}
+    services = {service: _service(_checked(_URL, route.url), "servers")}
+    text = dump({"http": {"routers": routers, "middlewares": middlewares, "services": services}})
+    name = f"cookie-{server_id}-{version}" if route.capabilities else f"token-{server_id}-{version}"
+    return ServerFile(f"{server_id}.yml", text, name, service)
+
+
+def literal(text: str) -> str:
+    """Return `text` if it can stand between backticks in a rule as it is. Raises BadName.
+
+    Names are validated long before; this is the second lock. A backtick ends the string, a brace is a template's, the
+    rest never belongs in a path that was canonical.
+    """
+    if any(char in "`{}\\\"'<>^|%?# " or not char.isprintable() for char in text):
+        raise BadName("That name cannot stand in an address.")
+    return text
+
+
+def _origin_rule(origins: tuple[str, ...]) -> str:
+    none = "!HeaderRegexp(`Origin`, `.`)"
+    if not origins:
+        return none
+    values = "|".join(re.escape(_checked(_ORIGIN, origin)) for origin in origins)
+    return f"({none} || HeaderRegexp(`Origin`, `^({values})$`))"
+
+
+def _checked(pattern: re.Pattern[str], text: str) -> str:
+    if not pattern.fullmatch(text):
+        raise BadName("A route holds something that cannot stand in a rule.")
+    return text
+
+
+def _service(url: str, transport: str = "") -> Config:
+    balancer: Config = {"servers": [{"url": url}], "passHostHeader": True}
+    if transport:
+        balancer["serversTransport"] = transport
+    return {"loadBalancer": balancer}
