@@ -1,4 +1,5 @@
 """What the image adds to Jupyter's own server: precompressed static files, and an owner known by the edge's token."""
+import mimetypes
 import os
 
 from jupyter_server.auth import IdentityProvider, User
@@ -13,24 +14,21 @@ class PrecompressedFiles(FileFindHandler):
 
     content_encoding = None
 
-    def validate_absolute_path(self, root, absolute_path):
-        path = super().validate_absolute_path(root, absolute_path)
+    def get(self, path, include_body=True):
         accepted = {part.partition(";")[0].strip() for part in self.request.headers.get("Accept-Encoding", "").split(",")}
+        self.plain_path = path
         for encoding, suffix in (("br", ".br"), ("gzip", ".gz")):
-            # A range is one of the plain file's bytes.
-            if path and encoding in accepted and "Range" not in self.request.headers and os.path.exists(path + suffix):
+            # A range counts the plain file's bytes.
+            if encoding in accepted and "Range" not in self.request.headers and self.get_absolute_path(self.root, path + suffix):
                 self.content_encoding = encoding
-                return path + suffix
-        return path
+                path += suffix
+                break
+        return super().get(path, include_body)
 
     def get_content_type(self):
-        compressed = self.absolute_path
-        if self.content_encoding:
-            self.absolute_path = compressed.rpartition(".")[0]
-        try:
+        if not self.content_encoding:
             return super().get_content_type()
-        finally:
-            self.absolute_path = compressed
+        return mimetypes.guess_type(self.plain_path)[0] or "application/octet-stream"
 
     def set_headers(self):
         super().set_headers()
