@@ -1,0 +1,318 @@
+"""The settings of the whole box: what the command line and jupyterhub_config.py say, checked, in one frozen object."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from traitlets import Bool, Enum, Float, Integer, TraitError, TraitType, Unicode
+from traitlets.config import Config, Configurable, LoggingConfigurable
+
+from appliance import plugins
+from appliance.configfile import Checker, ConfigFile, GivenOnCommandLine, readable
+from appliance.cookiesecret import load_cookie_secret as load_cookie_secret
+from appliance.domain.urls import Urls, origin_of
+from appliance.errors import Misconfigured
+from appliance.ports import Authenticator, Homes, Proxy, Spawner
+
+DEFAULT_FILE = "jupyterhub_config.py"
+_Driver = TypeVar("_Driver", bound=LoggingConfigurable)
+
+
+class DriverName(TraitType[Any, Any]):
+    """A short name, an import path, or a class."""
+
+    info_text = "a name, an import path or a class"
+
+    def validate(self, obj: Any, value: Any) -> str | type:
+        if isinstance(value, (str, type)) and value:
+            return value
+        self.error(obj, value)
+
+
+def _driver(kind: plugins.Kind, default: str) -> DriverName:
+    return DriverName(default, help=f"{kind.noun[0].upper()}{kind.noun[1:]}: {', '.join(kind.builtin)}, the name of "
+                                    "another entry point, an import path, or a class.").tag(config=True)
+
+
+class JupyterHub(Configurable):
+    """The box as a whole. Folders and files are relative to where the Hub is started."""
+
+    ip = Unicode("", help="Address the box is reached at; empty: all of this machine's.").tag(config=True)
+    port = Integer(8000, min=1, max=65535, help="Port the box is reached at.").tag(config=True)
+    base_url = Unicode("/", help="Path everything lives under, like /jupyter/.").tag(config=True)
+    bind_url = Unicode(
+        "", help="ip, port and base_url in one, like http://127.0.0.1:8000/jupyter/; each of them alone wins.",
+    ).tag(config=True)
+    public_url = Unicode(
+        "", help="The address people type, like https://box.school, if something stands in front of the box. "
+                 "Empty: whatever address a browser used.").tag(config=True)
+    ssl_key = Unicode("", help="File of the TLS certificate's private key.").tag(config=True)
+    ssl_cert = Unicode("", help="File of the TLS certificate, followed by those that signed it.").tag(config=True)
+    hub_ip = Unicode("127.0.0.1", help="Address the Hub itself listens on, for the proxy.").tag(config=True)
+    hub_port = Integer(8081, min=1, max=65535, help="Port the Hub itself listens on, for the proxy.").tag(config=True)
+    db_url = Unicode(
+        "sqlite:///jupyterhub.sqlite", help="The database: a file, or postgresql://user@host/name.").tag(config=True)
+    cookie_secret_file = Unicode(
+        "jupyterhub_cookie_secret", help="The secret that signs logins; deleting it ends every login.").tag(config=True)
+    cookie_max_age_days = Float(14, min=0.01, max=400, help="Days until one has to sign in again.").tag(config=True)
+    authenticator_class = _driver(plugins.AUTHENTICATOR, "pam")
+    spawner_class = _driver(plugins.SPAWNER, "docker")
+    proxy_class = _driver(plugins.PROXY, "traefik")
+    homes_class = _driver(plugins.HOMES, "directory")
+    concurrent_spawn_limit = Integer(
+        None, min=0, allow_none=True,
+        help="Most servers that start at the same moment, others wait; 0: no limit. Unset: by the number of cores.",
+    ).tag(config=True)
+    active_server_limit = Integer(0, min=0, help="Most servers that run at all; 0: no limit.").tag(config=True)
+    redirect_to_server = Bool(True, help="Lead people to their server when they have signed in.").tag(config=True)
+    default_url = Unicode("", help="Path to lead people to instead, like /hub/home.").tag(config=True)
+    state_dir = Unicode("state", help="Folder for what the box keeps for itself: routes, keys, logs.").tag(config=True)
+    homes_dir = Unicode("homes", help="Folder of the users' home directories.").tag(config=True)
+    log_level = Enum(
+        (0, 10, 20, 30, 40, 50, "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL"), "INFO",
+        help="How much the Hub writes to its log.").tag(config=True)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything decided before the box is built. Paths are absolute."""
+
+    config: Config                  # for the drivers; unknown options are gone
+    config_file: Path | None        # None: there is none
+    ip: str                         # "" is all addresses; never a host name, IPv6 without brackets
+    port: int
+    base_url: str                   # begins and ends with a slash
+    public_origin: str              # "https://box.school", or "": whatever address a browser used
+    ssl_key: str                    # "" or an absolute path, as is ssl_cert: both or none
+    ssl_cert: str
+    hub_ip: str
+    hub_port: int
+    db_url: str                     # as SQLAlchemy takes it, with its driver
+    cookie_secret_file: Path
+    cookie_max_age: timedelta
+    authenticator_class: type[Authenticator]
+    spawner_class: type[Spawner]
+    proxy_class: type[Proxy]
+    homes_class: type[Homes]
+    concurrent_spawn_limit: int     # 0: none, as with the next
+    active_server_limit: int
+    redirect_to_server: bool
+    default_url: str                # "" or a path
+    state_dir: Path
+    homes_dir: Path
+    log_level: int
+    notices: tuple[str, ...] = ()   # options we do not have
+
+    @property
+    def urls(self) -> Urls:
+        return Urls(self.base_url)
+
+    @property
+    def classes(self) -> tuple[type[Configurable], ...]:
+        return (JupyterHub, self.authenticator_class, self.spawner_class, self.proxy_class, self.homes_class)
+
+    def make(self, cls: type[_Driver], **attributes: Any) -> _Driver:
+        """Build a driver from the configuration and give it the Hub's `attributes`. Raises Misconfigured."""
+        try:
+            driver = cls(config=self.config, log=logging.getLogger(f"appliance.{cls.__name__}"))
+            for name, value in attributes.items():
+                setattr(driver, name, value)
+        except TraitError as error:
+            raise Misconfigured(f"{cls.__name__} cannot be used: {error}") from error
+        return driver
+
+
+# ----------------------------------------------------------------------------------------------------- command line --
+_FLAGS = (
+    (("--ip",), "JupyterHub.ip", "ADDRESS"), (("--port",), "JupyterHub.port", "PORT"),
+    (("--base-url",), "JupyterHub.base_url", "PATH"), (("--ssl-key",), "JupyterHub.ssl_key", "FILE"),
+    (("--ssl-cert",), "JupyterHub.ssl_cert", "FILE"), (("--db",), "JupyterHub.db_url", "URL"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every command takes."""
+    add: Callable[..., Any] = parser.add_argument_group("configuration").add_argument
+    add("-f", "--config", metavar="FILE", help=f"read this file; without it {DEFAULT_FILE}, if there is one")
+    for names, option, metavar in _FLAGS:
+        trait = JupyterHub.class_traits()[option.partition(".")[2]]
+        default = f" (default: {trait.default_value})" if trait.default_value else ""
+        add(*names, dest=option, metavar=metavar, help=f"{trait.help[0].lower()}{trait.help[1:].rstrip('.')}{default}")
+    add("--debug", action="store_true", help="write everything to the log, and tracebacks of errors")
+    add("--Class.option=VALUE", dest="_", action="store_true", default=argparse.SUPPRESS,
+        help="set any option; --help-all lists them")
+
+
+def overrides(parsed: argparse.Namespace, extra: Sequence[str]) -> Config:
+    """Return what the command line sets. extra: what argparse did not know. Raises Misconfigured."""
+    given: dict[tuple[str, str], list[str]] = {}
+    for _, option, _ in _FLAGS:
+        if getattr(parsed, option) is not None:
+            section, _, name = option.partition(".")
+            given[section, name] = [getattr(parsed, option)]
+    words = list(extra)
+    while words:
+        word = words.pop(0)
+        match = re.fullmatch(r"--([A-Z]\w*)\.(\w+)(?:=(.*))?", word, re.DOTALL)
+        if match is None or (match[3] is None and not words):
+            raise Misconfigured(f"There is no option “{word}”; see “appliance --help”.")
+        given.setdefault((match[1], match[2]), []).append(words.pop(0) if match[3] is None else match[3])
+    config = Config()
+    for (section, name), values in given.items():
+        config[section][name] = GivenOnCommandLine(values)
+    if parsed.debug:
+        config.JupyterHub.log_level = "DEBUG"
+    return config
+
+
+def load_settings(argv: Sequence[str] = ()) -> Settings:
+    """Return the settings for a command line like ["-f", "my_config.py", "--port=8080"]. Raises Misconfigured."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_arguments(parser)
+    parsed, extra = parser.parse_known_args(argv)
+    return settings_from(parsed.config, overrides(parsed, extra))
+
+
+def settings_from(config_file: str | None, given: Config) -> Settings:
+    """Return the settings of a file, None being the usual one, and what the command line sets. Raises Misconfigured."""
+    file = ConfigFile.load(Path(config_file or DEFAULT_FILE), may_be_missing=config_file is None)
+    config = Config()
+    config.merge(file.config)
+    config.merge(given)
+    own = Config({"JupyterHub": config.JupyterHub.copy()})
+    checker = Checker(own, given, file, [JupyterHub])
+    checker.check()
+    hub = JupyterHub(config=own)
+    drivers = {kind.option: _find(kind, hub, checker) for kind in plugins.KINDS}
+    checker = Checker(config, given, file, [JupyterHub, *drivers.values()])
+    notices = checker.check()
+    return _Resolver(hub, config, checker).settings(drivers, file.path, tuple(notices))
+
+
+def _find(kind: plugins.Kind, hub: JupyterHub, checker: Checker) -> type[Any]:
+    try:
+        return plugins.find(kind, getattr(hub, kind.option))
+    except Misconfigured as error:
+        where = checker.where("JupyterHub", kind.option) if kind.option in checker.config.JupyterHub else ""
+        raise Misconfigured(f"{where}{error.sentence}") from error
+
+
+class _Resolver:
+    """From the traits of JupyterHub to settings, with a sentence for what cannot be."""
+
+    def __init__(self, hub: JupyterHub, config: Config, checker: Checker) -> None:
+        self.hub, self.config, self.checker = hub, config, checker
+
+    def refuse(self, name: str, reason: str) -> Misconfigured:
+        return Misconfigured(f"{self.checker.where('JupyterHub', name)}c.JupyterHub.{name} {reason}.")
+
+    def settings(self, drivers: dict[str, type[Any]], file: Path | None, notices: tuple[str, ...]) -> Settings:
+        hub = self.hub
+        ip, port, base_url = self.binding()
+        key, cert = self.certificate()
+        if hub.port == hub.hub_port and hub.hub_ip == ip:
+            raise self.refuse("hub_port", "must differ from c.JupyterHub.port")
+        limit = hub.concurrent_spawn_limit
+        level = hub.log_level
+        return Settings(
+            config=self.config, config_file=file.absolute() if file else None,
+            ip=ip, port=port, base_url=base_url, public_origin=self.public_origin(base_url), ssl_key=key, ssl_cert=cert,
+            hub_ip=self.address("hub_ip", hub.hub_ip), hub_port=hub.hub_port, db_url=self.db_url(),
+            cookie_secret_file=Path(hub.cookie_secret_file).absolute(),
+            cookie_max_age=timedelta(days=hub.cookie_max_age_days),
+            **drivers,
+            concurrent_spawn_limit=max(8, 4 * len(os.sched_getaffinity(0))) if limit is None else limit,
+            active_server_limit=hub.active_server_limit, redirect_to_server=hub.redirect_to_server,
+            default_url=self.default_url(), state_dir=Path(hub.state_dir).absolute(),
+            homes_dir=Path(hub.homes_dir).absolute(),
+            log_level=level if isinstance(level, int) else logging.getLevelNamesMapping()[str(level)], notices=notices)
+
+    def binding(self) -> tuple[str, int, str]:
+        hub, said = self.hub, self.config.JupyterHub
+        ip, port, base = hub.ip, hub.port, hub.base_url
+        if hub.bind_url:
+            try:
+                url = urlsplit(hub.bind_url)
+                found = url.port or {"http": 80, "https": 443}[url.scheme]
+            except (ValueError, KeyError):
+                raise self.refuse("bind_url", "must be like http://127.0.0.1:8000/") from None
+            if url.scheme == "https" and not hub.ssl_cert:
+                raise self.refuse("bind_url", "says https, which needs c.JupyterHub.ssl_key and ssl_cert")
+            ip = ip if "ip" in said else url.hostname or ""
+            port = port if "port" in said else found
+            base = base if "base_url" in said else url.path or "/"
+        base = f"/{base.strip('/')}/" if base.strip("/") else "/"
+        if not re.fullmatch(r"/([A-Za-z0-9_~-][A-Za-z0-9._~-]*/)*", base):
+            raise self.refuse("base_url", f"must be a path like /jupyter/, of letters, digits, '.', '_', '~' and '-', "
+                                          f"not {hub.base_url!r}")
+        return self.address("ip", ip), port, base
+
+    def address(self, name: str, value: str) -> str:
+        value = {"*": "", "localhost": "127.0.0.1"}.get(value, value).strip("[]")
+        if value in ("", "0.0.0.0", "::"):
+            return "" if name == "ip" else value
+        try:
+            return str(ipaddress.ip_address(value))
+        except ValueError:
+            raise self.refuse(name, f"must be an IP address of this machine, not {value!r}") from None
+
+    def certificate(self) -> tuple[str, str]:
+        key, cert = self.hub.ssl_key, self.hub.ssl_cert
+        if bool(key) != bool(cert):
+            raise self.refuse("ssl_key" if key else "ssl_cert", "needs the other of the two, ssl_key and ssl_cert")
+        for name, path in (("ssl_key", key), ("ssl_cert", cert)):
+            reason = readable(path) if path else ""
+            if reason:
+                raise self.refuse(name, f"cannot be read: {path}: {reason}")
+        return (str(Path(key).absolute()), str(Path(cert).absolute())) if key else ("", "")
+
+    def public_origin(self, base_url: str) -> str:
+        if not self.hub.public_url:
+            return ""
+        url = urlsplit(self.hub.public_url)
+        origin = origin_of(url.scheme, url.netloc)
+        if not origin or url.query or url.fragment or f"{url.path.rstrip('/')}/" not in ("/", base_url):
+            raise self.refuse("public_url", "must be like https://box.school, with no path but base_url")
+        return origin
+
+    def default_url(self) -> str:
+        if self.hub.default_url and not re.fullmatch(r"/[^/\\\s]\S*", self.hub.default_url):
+            raise self.refuse("default_url", "must be a path of this box that begins with one slash")
+        return self.hub.default_url
+
+    def db_url(self) -> str:
+        url = self.hub.db_url
+        if "://" not in url:
+            return f"sqlite:///{Path(url).absolute()}" if url else self._no_database()
+        scheme, rest = url.split("://", 1)
+        if scheme in ("sqlite", "sqlite+pysqlite"):
+            path = rest.partition("?")[0].removeprefix("/")
+            return f"sqlite:///{Path(path).absolute()}" if path and path != ":memory:" else self._no_database()
+        if scheme in ("postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg"):
+            return f"postgresql+psycopg://{rest}"
+        return self._no_database()
+
+    def _no_database(self) -> str:
+        raise self.refuse("db_url", "must be the path of a file, sqlite:///FILE or postgresql://USER@HOST/NAME")
+
+
+def warnings(settings: Settings) -> list[str]:
+    """Return what an admin should know before the box starts, a sentence or two each."""
+    found = list(settings.notices)
+    loopback = bool(settings.ip) and ipaddress.ip_address(settings.ip).is_loopback
+    if not (loopback or settings.ssl_cert or settings.public_origin.startswith("https://")):
+        where = settings.ip or "all addresses of this machine"
+        found.append(
+            f"The box listens on {where}, port {settings.port}, without encryption: whoever shares the network can "
+            "read passwords. Give --ssl-key and --ssl-cert, or --ip=127.0.0.1 behind something that encrypts.")
+    return found
