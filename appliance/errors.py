@@ -11,7 +11,7 @@
     ├── NotFound            there is no such user, server, page
     ├── StartFailed         a server could not start or ended by itself
     │   ├── ImageMissing  ImageNotAllowed  ImageBroken
-    │   ├── OutOfMemory  DiskFull  NoAddress
+    │   ├── OutOfMemory  DiskFull  NoAddress  BoxFull
     │   ├── AppExited  AppNeverListened  AppAnswersErrors  AppGone
     │   ├── StartTimeout  StopTimeout
     │   ├── HomesUnavailable
@@ -186,6 +186,12 @@ class NoAddress(StartFailed):
     code = "no-address"
     sentence = "There is no free network address for another server."
     action = "Choose a larger DockerSpawner.subnet, or delete servers nobody uses."
+
+
+class BoxFull(StartFailed):
+    code = "box-full"
+    sentence = "All places on this box are taken right now. Please try again when somebody has finished."
+    action = "Raise JupyterHub.active_server_limit, or stop servers nobody uses."
 
 
 class AppExited(StartFailed):

@@ -7,18 +7,17 @@ contract tests that every driver passes.
 
 from __future__ import annotations
 
-import logging
 import re
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from traitlets import Any as AnyTrait
-from traitlets import Bool, Callable as CallableTrait, Dict, Float, Instance, Integer, List, Set, TraitType, Unicode, Union
+from traitlets import Bool, Dict, Float, Integer, List, Set, TraitType, Unicode
+from traitlets import Callable as CallableTrait
 from traitlets.config import LoggingConfigurable
 
 from appliance.domain.limits import parse_bytes
@@ -224,6 +223,10 @@ class Spawner(LoggingConfigurable):
     def addresses(self) -> Iterable[str]:
         """Return every fixed address a server may get, in order; empty where servers need none."""
         return ()
+
+    def hub_host(self) -> str:
+        """Return the host's address as servers see it, for the Hub's API."""
+        return "127.0.0.1"
 
     def options(self, image: str) -> ImageOptions:
         """Return how servers of `image` ("" is the default one) are reached."""

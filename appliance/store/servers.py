@@ -120,6 +120,11 @@ def want_stopped(t: Transaction, server_id: str, *, actor: str) -> Server | None
     return to_server(row)
 
 
+def want_all_stopped(t: Transaction, *, actor: str) -> None:
+    for row in t.scalars(select(ServerRow).where(ServerRow.wanted == Wanted.RUNNING)):
+        want_stopped(t, row.id, actor=actor)
+
+
 def enter_phase(t: Transaction, server_id: str, phase: Phase, *, start_no: int, deadline_s: float | None = None,
                 url: str | None = None, spec_hash: str | None = None) -> Server | None:
     """Move a server on; None if it was meanwhile deleted or started anew (another start number)."""

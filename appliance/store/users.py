@@ -44,6 +44,10 @@ def count(t: Transaction) -> int:
     return t.scalar(select(func.count()).select_from(UserRow)) or 0
 
 
+def uid_taken(t: Transaction, uid: int) -> bool:
+    return t.scalar(select(UserRow.id).where(UserRow.uid == uid)) is not None
+
+
 def add(t: Transaction, name: str, *, admin: bool = False, actor: str = "hub", uid: int | None = None) -> User:
     """Add a user of a validated name. uid: given only when rebuilding from homes. Raises Exists."""
     if _live(t, name) is not None:

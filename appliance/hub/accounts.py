@@ -1,0 +1,108 @@
+"""Accounts: signing in, passwords, API tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import anyio
+
+from appliance.domain.names import normalize_username
+from appliance.domain.user import Session, User
+from appliance.errors import LoginRefused, NotFound
+from appliance.hub.sessions import Sessions
+from appliance.hub.throttle import Throttle
+from appliance.ports import Authenticator, Identity, LoginRequest
+from appliance.store import users as store
+from appliance.store.database import Database
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    session: Session
+    token: str      # JWT for the session's cookie
+    device: str     # value of the cookie that marks a browser which has signed in to this account
+
+
+class StoredPasswords:
+    """The store's side of `ports.PasswordStore`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def get_password(self, name: str) -> tuple[str, bool] | None:
+        return await self._db.read(lambda t: store.get_password(t, name))
+
+    async def set_password(self, name: str, hashed: str, *, must_change: bool) -> None:
+        await self._db.transact(lambda t: store.set_password(t, name, hashed, must_change=must_change))
+
+
+class Accounts:
+    """device_key: 32 bytes, signs the mark of a known browser."""
+
+    def __init__(self, db: Database, authenticator: Authenticator, sessions: Sessions, throttle: Throttle,
+                 device_key: bytes) -> None:
+        self._db, self._authenticator, self._sessions = db, authenticator, sessions
+        self._throttle, self._device_key = throttle, device_key
+
+    @property
+    def manages_passwords(self) -> bool:
+        return self._authenticator.manages_passwords
+
+    async def sign_in(self, request: LoginRequest, data: Mapping[str, str], *, origin: str,
+                      device: str | None) -> SignedIn:
+        """Check name and password and begin a session. Raises LoginRefused, LoginThrottled."""
+        said = normalize_username(data.get("username", "")[:256])[:64]
+        known = device is not None and hmac.compare_digest(device.encode(), self._device_mark(said).encode())
+        wait_s = self._throttle.check(said, request.address, known)
+        if wait_s:
+            await anyio.sleep(wait_s)
+        try:
+            identity = await self._authenticator.get_authenticated_user(request, data)
+        except LoginRefused:
+            self._throttle.failed(said, request.address, known)
+            raise
+        self._throttle.succeeded(said, request.address, known)
+        user = await self._db.transact(lambda t: _ensure_user(t, identity))
+        session, token = await self._sessions.begin(user, origin=origin, address=request.address,
+                                                    user_agent=request.user_agent)
+        return SignedIn(session, token, self._device_mark(said))
+
+    async def change_password(self, user: User, old: str, new: str) -> None:
+        """Change one's own password. Raises LoginRefused where `old` is wrong, BadInput where `new` is too weak."""
+        self._throttle.check(user.name, "password page", True)
+        try:
+            await self._authenticator.get_authenticated_user(LoginRequest(), {"username": user.name, "password": old})
+        except LoginRefused as error:
+            self._throttle.failed(user.name, "password page", True)
+            raise LoginRefused("That is not your present password.") from error
+        await self._authenticator.set_password(user.name, new, must_change=False)
+
+    async def find_user(self, name: str) -> User | None:
+        return await self._db.read(lambda t: store.find(t, name))
+
+    async def list_users(self) -> list[User]:
+        return await self._db.read(store.list_all)
+
+    async def token_user(self, token: str) -> User | None:
+        """Return the user of an API token, None if it is unknown or has expired."""
+        found = await self._db.read(lambda t: store.find_by_token(t, token))
+        if found is None:
+            return None
+        await self._db.transact(lambda t: store.touch_token(t, found.id))
+        return found.user
+
+    def _device_mark(self, name: str) -> str:
+        return hmac.new(self._device_key, name.encode(), hashlib.sha256).hexdigest()
+
+
+def _ensure_user(t: store.Transaction, identity: Identity) -> User:
+    user = store.find(t, identity.name) or store.add(t, identity.name, actor=identity.name)
+    if identity.admin is not None:
+        store.set_admin(t, user.id, identity.admin)
+    refreshed = store.get(t, user.id)
+    if refreshed is None:
+        raise NotFound()
+    return refreshed

@@ -1,0 +1,36 @@
+"""The Hub as the web sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from appliance.domain.capability import derive_key
+from appliance.domain.urls import Urls
+from appliance.errors import ApplianceError
+from appliance.hub.accounts import Accounts
+from appliance.hub.changes import Changes
+from appliance.hub.reconciler import Reconciler
+from appliance.hub.servers import Servers
+from appliance.hub.sessions import Sessions
+
+
+@dataclass(frozen=True)
+class Hub:
+    urls: Urls
+    version: str
+    public_url: str        # "https://box.school", "" if not configured
+    proxy_secret: str      # requests that carry it come through our proxy
+    secret: bytes          # of the installation; every key is derived from it
+    accounts: Accounts
+    sessions: Sessions
+    servers: Servers
+    events: Changes
+    reconciler: Reconciler
+
+    def key(self, purpose: str) -> bytes:
+        """Return a 32-byte key for one purpose."""
+        return derive_key(self.secret, purpose)
+
+    def problems(self) -> list[ApplianceError]:
+        """Return what keeps servers from being started now."""
+        return [self.reconciler.problem] if self.reconciler.problem is not None else []

@@ -1,0 +1,118 @@
+"""Servers as people ask for them: one row is written, the reconciler does the rest."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from appliance.domain.capability import Capability, verify
+from appliance.domain.names import validate_servername
+from appliance.domain.server import Phase, Server, Wanted
+from appliance.domain.user import Session, User
+from appliance.errors import AppGone, NotYours
+from appliance.hub.changes import Changes
+from appliance.hub.reconciler import Reconciler
+from appliance.hub.routes import Routes
+from appliance.hub.specs import Specs
+from appliance.ports import Proxy, Spawner, Usage
+from appliance.store import servers as store
+from appliance.store import sessions as session_store
+from appliance.store import users
+from appliance.store.database import Database
+
+
+class Servers:
+    """capability_key: 32 bytes."""
+
+    def __init__(self, db: Database, spawner: Spawner, proxy: Proxy, reconciler: Reconciler, routes: Routes,
+                 specs: Specs, changes: Changes, capability_key: bytes) -> None:
+        self._db, self._spawner, self._proxy, self._reconciler = db, spawner, proxy, reconciler
+        self._routes, self._specs, self._changes, self._key = routes, specs, changes, capability_key
+
+    async def view(self, user_name: str, server_name: str = "") -> Server | None:
+        """Return a user's server, one that never ran included (its id is ""); None if there is no such user."""
+        user = await self._db.read(lambda t: users.find(t, user_name))
+        if user is None:
+            return None
+        server = await self._db.read(lambda t: store.find(t, user.id, server_name))
+        return server or _never_ran(user, server_name)
+
+    async def list(self) -> list[Server]:
+        return await self._db.read(store.list_all)
+
+    async def by_id(self, server_id: str) -> Server | None:
+        return await self._db.read(lambda t: store.get(t, server_id))
+
+    async def start(self, user: User, server_name: str = "", *, image: str = "", actor: str) -> Server:
+        """Want a server running and return at once. Raises BadName, ImageNotAllowed, NoAddress."""
+        name = validate_servername(server_name)
+        if image:
+            await self._spawner.check_image(image)
+        server = await self._db.transact(lambda t: store.want_running(
+            t, user.id, name, image=image, addresses=self._spawner.addresses(), actor=actor))
+        self._reconciler.wake(server.id)
+        self._changes.notify(server.id)
+        return server
+
+    async def stop(self, user: User, server_name: str = "", *, actor: str) -> Server | None:
+        """Want a server stopped and return at once."""
+        server = await self._db.read(lambda t: store.find(t, user.id, server_name))
+        if server is None:
+            return None
+        server = await self._db.transact(lambda t: store.want_stopped(t, server.id, actor=actor))
+        if server is not None:
+            self._reconciler.wake(server.id)
+            self._changes.notify(server.id)
+        return server
+
+    async def enter(self, session: Session, server: Server) -> str:
+        """Return the capability cookie's value for a ready server; when this returns, the proxy lets it in.
+
+        Raises NotYours, AppGone when it does not run, ProxyDown.
+        """
+        if session.user.id != server.user_id:
+            raise NotYours()
+        if not server.ready:
+            raise AppGone()
+        await self._reconciler.refresh_route(server.id)
+        return self._routes.value(session, server)
+
+    async def check_capability(self, server_id: str, value: str) -> tuple[Session, Server, Capability] | None:
+        """Return what a cookie stands for if its MAC holds and its session lives and owns the server; the server may
+        be in any phase, and at a later start."""
+        capability = verify(self._key, server_id, value)
+        if capability is None:
+            return None
+        session = await self._db.read(lambda t: session_store.find(t, capability.session_id))
+        server = await self.by_id(server_id)
+        if session is None or server is None or session.user.id != server.user_id:
+            return None
+        return session, server, capability
+
+    async def end_rights(self, server_id: str) -> None:
+        """After a session ended: its capability goes from the route, then its open connections are cut."""
+        server = await self.by_id(server_id)
+        if server is None or not server.url:
+            return
+        await self._reconciler.refresh_route(server_id)
+        await self._proxy.close_connections(server.url)
+
+    async def usage(self, server_id: str) -> Usage | None:
+        return await self._spawner.usage(server_id)
+
+    def queue_position(self, server_id: str) -> int | None:
+        return self._reconciler.queue_position(server_id)
+
+    def landing(self, server: Server) -> str:
+        return self._specs.landing(server)
+
+    def injected_authorization(self, server: Server) -> str | None:
+        """Return the Authorization header for a request that may enter, None where the image must not get one."""
+        token = self._routes.token(server)
+        return f"token {token}" if token else None
+
+
+def _never_ran(user: User, name: str) -> Server:
+    return Server(id="", user_id=user.id, user_name=user.name, uid=user.uid, name=name, wanted=Wanted.STOPPED,
+                  phase=Phase.STOPPED, start_no=0, address="", url="", image="", spec_hash="",
+                  phase_at=datetime.now(UTC), deadline_at=None, started_at=None, ready_at=None, last_activity_at=None,
+                  failure=None)

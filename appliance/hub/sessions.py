@@ -1,0 +1,67 @@
+"""Sessions and the tokens that stand for them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+
+from appliance.domain.user import Session, User
+from appliance.jwt import SessionTokens
+from appliance.store import servers as server_store
+from appliance.store import sessions as store
+from appliance.store.database import Database
+from appliance.store.servers import new_id
+
+TOUCH_EVERY_S = 60
+
+
+class Sessions:
+    """after_end is called with the id of each running server of a user whose session ended."""
+
+    def __init__(self, db: Database, tokens: SessionTokens, *, cookie_max_age_s: int,
+                 after_end: Callable[[str], Awaitable[None]]) -> None:
+        self._db, self._tokens, self._after_end = db, tokens, after_end
+        self.cookie_max_age_s = cookie_max_age_s
+
+    async def begin(self, user: User, *, origin: str, address: str, user_agent: str) -> tuple[Session, str]:
+        """Return a new session and the JWT for its cookie."""
+        session = await self._db.transact(lambda t: store.add(
+            t, new_id(20), user.id, origin=origin, address=address, user_agent=user_agent,
+            lifetime_s=self.cookie_max_age_s))
+        return session, self._tokens.issue(session.id, user.id, expires_at=session.expires_at)
+
+    async def find(self, tokens: Sequence[str]) -> Session | None:
+        """Return the living session of the first token that verifies; a page can toss more cookies of the same name."""
+        for token in tokens[:8]:
+            claims = self._tokens.read(token)
+            if claims is None:
+                continue
+            session = await self._db.read(lambda t, claims=claims: store.find(t, claims.session_id))
+            if session is None or session.user.id != claims.user_id:
+                continue
+            if (datetime.now(UTC) - session.last_seen_at).total_seconds() > TOUCH_EVERY_S:
+                await self._db.transact(lambda t, session=session: store.touch(t, session.id))
+            return session
+        return None
+
+    async def list(self, user: User) -> list[Session]:
+        return await self._db.read(lambda t: store.of_user(t, user.id))
+
+    async def sign_out(self, session: Session) -> None:
+        """End a session in every tab and on the server's side."""
+        await self._end(session.user, [session.id])
+
+    async def revoke(self, user: User, session_id: str) -> None:
+        """End one of the user's sessions; somebody else's is left alone."""
+        await self._end(user, [s.id for s in await self.list(user) if s.id == session_id])
+
+    async def sign_out_everywhere(self, user: User) -> None:
+        await self._end(user, [session.id for session in await self.list(user)])
+
+    async def _end(self, user: User, session_ids: Sequence[str]) -> None:
+        if not session_ids:
+            return
+        await self._db.transact(lambda t: store.end(t, session_ids, actor=user.name))
+        for server in await self._db.read(lambda t: server_store.of_user(t, user.id)):
+            if server.url:
+                await self._after_end(server.id)

@@ -1,0 +1,339 @@
+"""Composition root: builds drivers, store, Hub and web from the settings, and runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import anyio
+import uvicorn
+from anyio.abc import TaskGroup
+
+from appliance import __version__, config, log
+from appliance.config import Settings
+from appliance.cookiesecret import load_cookie_secret
+from appliance.domain.capability import derive_key
+from appliance.domain.names import validate_username
+from appliance.domain.urls import Urls
+from appliance.domain.user import User
+from appliance.errors import ApplianceError, Misconfigured
+from appliance.hub.accounts import Accounts, StoredPasswords
+from appliance.hub.changes import Changes
+from appliance.hub.hub import Hub
+from appliance.hub.lock import HubLock
+from appliance.hub.reconciler import Reconciler
+from appliance.hub.routes import Routes
+from appliance.hub.servers import Servers
+from appliance.hub.sessions import Sessions
+from appliance.hub.specs import Specs
+from appliance.hub.throttle import Throttle
+from appliance.jwt import SessionTokens
+from appliance.ports import Authenticator, Proxy, Spawner
+from appliance.store import users
+from appliance.store.database import Database
+from appliance.store.servers import want_all_stopped
+from appliance.web.app import create_api_app, create_app
+
+logger = log.get(__name__)
+
+
+class Box:
+    """Everything that one Hub consists of. on_step: see Reconciler."""
+
+    def __init__(self, settings: Settings, *, on_step: Callable[[str], None] = lambda step: None) -> None:
+        self.settings = settings
+        secret = load_cookie_secret(settings.cookie_secret_file)
+        self.db = Database(settings.db_url)
+        urls = Urls(settings.base_url)
+        proxy_secret = derive_key(secret, "proxy").hex()
+        self.authenticator = make_authenticator(settings, self.db)
+        self.spawner = make_spawner(settings)
+        self.homes = settings.make(settings.homes_class, root=settings.homes_dir)
+        self.proxy = make_proxy(settings, proxy_secret)
+
+        # a running server knows its own token, so that one must outlive a change of the cookie secret
+        token_key = load_cookie_secret(settings.state_dir / "server_tokens_secret", variable="")
+        capability_key = derive_key(secret, "capability")
+        changes = Changes(self.db)
+        routes = Routes(urls, self.spawner, capability_key, token_key, settings.public_origin)
+        specs = Specs(urls, self.spawner, settings.hub_port)
+        self.reconciler = Reconciler(
+            self.db, self.spawner, self.proxy, self.homes, self.authenticator, routes, specs, changes,
+            limit=settings.concurrent_spawn_limit or sys.maxsize, active_limit=settings.active_server_limit,
+            on_step=on_step)
+        servers = Servers(self.db, self.spawner, self.proxy, self.reconciler, routes, specs, changes, capability_key)
+        sessions = Sessions(
+            self.db, SessionTokens(derive_key(secret, "session"), settings.cookie_max_age),
+            cookie_max_age_s=int(settings.cookie_max_age.total_seconds()), after_end=servers.end_rights)
+        accounts = Accounts(self.db, self.authenticator, sessions, Throttle(), derive_key(secret, "device"))
+        self.hub = Hub(urls, __version__, settings.public_origin, proxy_secret, secret, accounts, sessions, servers,
+                       changes, self.reconciler)
+
+    @property
+    def shown_url(self) -> str:
+        """The address to type, as far as the box can know it."""
+        if self.settings.public_origin:
+            return self.settings.public_origin + self.settings.base_url
+        scheme = "https" if self.settings.ssl_cert else "http"
+        host = self.settings.ip if self.settings.ip not in ("", "0.0.0.0", "::") else _own_address()
+        host = f"[{host}]" if ":" in host else host
+        port = "" if self.settings.port == {"http": 80, "https": 443}[scheme] else f":{self.settings.port}"
+        return f"{scheme}://{host}{port}{self.settings.base_url}"
+
+    async def run(self, started: Callable[[], None] = lambda: None) -> None:
+        """Run until cancelled. `started` is called when browsers are let in. Raises Misconfigured, ProxyDown."""
+        self.db.ensure_current()
+        hub_socket = _listen(self.settings.hub_ip, self.settings.hub_port)
+        try:
+            async with anyio.create_task_group() as tasks:
+                async with _serving(tasks, create_app(self.hub), hub_socket):
+                    await self.proxy.start()
+                    tasks.start_soon(self.proxy.run)
+                    tasks.start_soon(self.reconciler.run)
+                    tasks.start_soon(self._serve_api_to_servers)
+                    started()
+                    await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.spawner.close()
+            self.db.close()
+
+    async def _serve_api_to_servers(self) -> None:
+        """Serve /hub/api on the address that servers see the host by; it is there once the spawner is prepared."""
+        host = self.spawner.hub_host()
+        if host == self.settings.hub_ip or self.settings.hub_ip in ("", "0.0.0.0", "::"):
+            return
+        while True:
+            try:
+                sock = _listen(host, self.settings.hub_port)
+            except Misconfigured:
+                await anyio.sleep(0.5)
+                continue
+            async with anyio.create_task_group() as tasks, _serving(tasks, create_api_app(self.hub), sock):
+                await anyio.sleep_forever()
+
+
+def make_authenticator(settings: Settings, db: Database) -> Authenticator:
+    return settings.make(settings.authenticator_class, passwords=StoredPasswords(db))
+
+
+def make_spawner(settings: Settings) -> Spawner:
+    ports = (settings.port, *((80,) if settings.ssl_cert else ()))
+    return settings.make(settings.spawner_class, state_dir=settings.state_dir, hub_api_port=settings.hub_port,
+                         public_ports=ports)
+
+
+def make_proxy(settings: Settings, hub_secret: str) -> Proxy:
+    return settings.make(
+        settings.proxy_class, state_dir=settings.state_dir, base_url=settings.base_url,
+        hub_url=f"http://{settings.hub_ip or '127.0.0.1'}:{settings.hub_port}", hub_secret=hub_secret,
+        bind_ip=settings.ip, bind_port=settings.port, ssl_key=settings.ssl_key, ssl_cert=settings.ssl_cert)
+
+
+# ------------------------------------------------------------------------------------------------------ the commands --
+def run_hub(settings: Settings, *, on_step: Callable[[str], None] = lambda step: None) -> int:
+    """Run the Hub in the foreground until SIGINT or SIGTERM; ends no server and no connection. Returns the status."""
+    log.setup(settings.log_level)
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    began_at = time.monotonic()
+    with HubLock(settings.state_dir / "hub.json") as lock:
+        if lock.other is not None:
+            print(f"The Hub already runs here (process {lock.other.pid}), at {lock.other.url}")
+            return 0
+        box = Box(settings, on_step=on_step)
+        for warning in config.warnings(settings):
+            logger.warning(warning)
+
+        def started() -> None:
+            lock.write(box.shown_url)
+            print(f"The Hub is ready after {time.monotonic() - began_at:.1f} s: {box.shown_url}", flush=True)
+
+        anyio.run(_run_until_signal, box, started, backend_options={"use_uvloop": True})
+    print("The Hub has ended. Nobody was interrupted: servers and Traefik go on, and the next Hub adopts them.\n"
+          "To end Traefik too: appliance stop      To end the servers as well: appliance stop --servers", flush=True)
+    return 0
+
+
+async def _run_until_signal(box: Box, started: Callable[[], None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(box.run, started)
+                async for _ in signals:
+                    tasks.cancel_scope.cancel()
+                    break
+        except* ApplianceError as group:
+            raise _first(group) from None
+
+
+def stop(settings: Settings, *, servers: bool) -> int:
+    """End a Hub that runs here and Traefik; with `servers` also every server. Returns the status."""
+    log.setup(settings.log_level)
+    lock_file = settings.state_dir / "hub.json"
+    with HubLock(lock_file) as lock:
+        other = lock.other
+    if other is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(other.pid, signal.SIGTERM)
+        print(f"Ending the Hub (process {other.pid}) …", flush=True)
+    with HubLock(lock_file, wait_s=15) as lock:
+        if lock.other is not None:
+            raise Misconfigured(f"The Hub (process {lock.other.pid}) did not end.", action="End it by hand, then try again.")
+        anyio.run(_stop_rest, settings, servers)
+    return 0
+
+
+async def _stop_rest(settings: Settings, servers: bool) -> None:
+    proxy = make_proxy(settings, "")
+    await proxy.stop()
+    print("Traefik has ended." if servers else "Traefik has ended. Servers go on and are there again with the next Hub.")
+    if not servers:
+        return
+    spawner = make_spawner(settings)
+    db = Database(settings.db_url)
+    try:
+        if db.revision() is not None:
+            await db.transact(lambda t: want_all_stopped(t, actor="appliance stop"))
+        found = await spawner.list()
+        limiter = anyio.CapacityLimiter(16)
+
+        async def end(server_id: str) -> None:
+            async with limiter:
+                await spawner.stop(server_id)
+
+        async with anyio.create_task_group() as tasks:
+            for server in found:
+                tasks.start_soon(end, server.server_id)
+        print(f"{len(found)} server{'' if len(found) == 1 else 's'} ended. Files stay where they are.")
+    finally:
+        await spawner.close()
+        db.close()
+
+
+def upgrade_db(settings: Settings) -> str:
+    db = Database(settings.db_url)
+    try:
+        return f"The database {db.shown_url} has schema {db.upgrade()}."
+    finally:
+        db.close()
+
+
+class Admin:
+    """What the `user` and `token` commands do, in the store itself; a running Hub sees it within a second.
+
+    Names are validated here. Raises BadName, Exists, NotFound, BadInput, Misconfigured.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._db = Database(settings.db_url)
+        self._authenticator = make_authenticator(settings, self._db)
+
+    def __enter__(self) -> Admin:
+        self._db.ensure_current()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._db.close()
+
+    @property
+    def manages_passwords(self) -> bool:
+        return self._authenticator.manages_passwords
+
+    def add_user(self, name: str, *, admin: bool, password: str | None, must_change: bool = True) -> User:
+        """password: None where the Authenticator keeps them elsewhere."""
+        user = self._db.run(lambda t: users.add(t, validate_username(name), admin=admin, actor="appliance"))
+        if password is not None:
+            try:
+                self.set_password(user.name, password, must_change=must_change)
+            except ApplianceError:  # a password that is too weak must not leave half an account
+                self._db.run(lambda t: users.delete(t, user.name, actor="appliance"))
+                raise
+        return user
+
+    def list_users(self) -> list[User]:
+        return self._db.run(users.list_all, write=False)
+
+    def has_admin(self) -> bool:
+        return any(user.admin for user in self.list_users())
+
+    def set_password(self, name: str, password: str, *, must_change: bool) -> None:
+        async def work() -> None:
+            await self._authenticator.set_password(validate_username(name), password, must_change=must_change)
+
+        anyio.run(work)
+
+    def delete_user(self, name: str) -> None:
+        self._db.run(lambda t: users.delete(t, validate_username(name), actor="appliance"))
+
+    def create_token(self, name: str, note: str = "", expires_in_s: int | None = None) -> str:
+        return self._db.run(lambda t: users.create_token(t, validate_username(name), note, expires_in_s))
+
+
+# ------------------------------------------------------------------------------------------------------ small things --
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # signals are ours
+
+
+@contextlib.asynccontextmanager
+async def _serving(tasks: TaskGroup, app: object, sock: socket.socket) -> AsyncIterator[None]:
+    """Serve `app` on a listening socket while the body runs."""
+    server = _Server(uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="off", ws="none",  # type: ignore[arg-type]
+        timeout_graceful_shutdown=1, timeout_keep_alive=30))
+    ended = anyio.Event()
+
+    async def serve() -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                await server.serve(sockets=[sock])
+            finally:
+                ended.set()
+
+    tasks.start_soon(serve)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        with anyio.CancelScope(shield=True):
+            await ended.wait()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises Misconfigured."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(2048)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise Misconfigured(f"The Hub cannot listen on {host}, port {port}: {error.strerror}.",
+                            action="Choose another c.JupyterHub.hub_port, or end what uses this one.") from error
+    return sock
+
+
+def _own_address() -> str:
+    """Return the address this machine reaches others from; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))
+            return str(sock.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def _first(group: BaseExceptionGroup[ApplianceError]) -> ApplianceError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ApplianceError)
+    return error
