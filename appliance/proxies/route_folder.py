@@ -32,22 +32,27 @@ class RouteFolder:
             self._wanted[name] = text
             self._write(name)
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str) -> bool:
+        """Remove a file and say whether there was one."""
         self._wanted.pop(name, None)
         self._seen.pop(name, None)
-        with suppress(FileNotFoundError):
+        try:
             (self.path / name).unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
-    def put_all(self, files: Mapping[str, str]) -> None:
-        """Make these the wanted files; those that stay are never away, and unchanged ones are not touched."""
-        for name in [name for name in self._wanted if name not in files]:
-            self.drop(name)
+    def put_all(self, files: Mapping[str, str]) -> bool:
+        """Make these the wanted files and say whether others were removed; those that stay are never away, and
+        unchanged ones are not touched."""
+        dropped = [self.drop(name) for name in list(self._wanted) if name not in files]
         self._wanted = dict(files)
         self.repair(quiet=True)
+        return any(dropped)
 
     def repair(self, *, quiet: bool = False) -> bool:
-        """Make the folder hold what is wanted and say whether anything had to be done. quiet: a file that differs or
-        is not known is an earlier Hub's, not damage."""
+        """Make the folder hold what is wanted and say whether anything had to be done. quiet: a file that differs is
+        to be changed, not damaged."""
         self._ensure_folder()
         found: dict[str, os.stat_result] = {}
         with os.scandir(self.path) as entries:
@@ -67,10 +72,7 @@ class RouteFolder:
             self._write(name)
             repaired = True
         for name in found:
-            if quiet and name.endswith(".yml"):
-                (self.path / name).unlink(missing_ok=True)
-            else:
-                self._refuse(name)
+            self._refuse(name)
             repaired = True
         return repaired
 

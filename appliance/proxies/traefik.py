@@ -32,13 +32,14 @@ from appliance.proxies.traefik_files import (
     ServerFile,
     dump,
     fixed_config,
+    marker_config,
     server_file,
-    service_name,
     static_config,
 )
 from appliance.proxies.traefik_process import TraefikProcess, find_traefik
 
 FIXED_FILE = "_fixed.yml"
+MARKER_FILE = "-marker.yml"   # read first, in order of name: once it is new, what was removed before it is gone
 CHECK_S = 0.2                 # between two looks at the process and the folder
 FOLLOW_S = 0.3                # a write that is not live by then is followed by SIGHUP
 DEAF_S = 15.0                 # an API that is silent for so long belongs to a Traefik that hangs
@@ -53,6 +54,8 @@ class TraefikProxy(Proxy):
 
     _edge: Edge | None = None
     _files: dict[str, ServerFile]
+    _generations: dict[str, int]
+    _marker: str
     _unwatched: bool          # the folder was made anew: Traefik no longer hears of changes by itself
     _process: TraefikProcess
     _folder: RouteFolder
@@ -103,15 +106,15 @@ class TraefikProxy(Proxy):
 
     async def set_routes(self, routes: Mapping[str, Route]) -> None:
         edge = self._ensure_edge()
-        files = {route.server_id: server_file(edge, route) for route in routes.values()}
+        self._files = {route.server_id: self._file(edge, route) for route in routes.values()}
+        files = {file.name: file.text for file in self._files.values()}
         with _disk_errors():
-            self._folder.put_all(self._fixed(edge) | {file.name: file.text for file in files.values()})
-        self._files = files
+            if self._folder.put_all(self._fixed(edge) | files):
+                self._mark()
         self._follow()
 
     async def add(self, route: Route) -> None:
-        file = server_file(self._ensure_edge(), route)
-        self._files[route.server_id] = file
+        file = self._files[route.server_id] = self._file(self._ensure_edge(), route)
         with _disk_errors():
             self._folder.put(file.name, file.text)
         self._follow()
@@ -120,7 +123,8 @@ class TraefikProxy(Proxy):
         self._ensure_edge()
         self._files.pop(server_id, None)
         with _disk_errors():
-            self._folder.drop(f"{server_id}.yml")
+            if self._folder.drop(f"{server_id}.yml"):
+                self._mark()
         self._follow()
 
     async def wait_live(self, server_id: str, timeout_s: float = 10.0) -> None:
@@ -169,7 +173,7 @@ class TraefikProxy(Proxy):
             bind_ip=self.bind_ip, bind_port=self.bind_port, api_port=port, api_password=password,
             ssl_key=str(Path(self.ssl_key).absolute()) if self.ssl_key else "",
             ssl_cert=str(Path(self.ssl_cert).absolute()) if self.ssl_cert else "")
-        self._files = {}
+        self._files, self._generations, self._marker = {}, {}, "marker"
         self._unwatched = False
         self._process = TraefikProcess(folder)
         self._folder = RouteFolder(edge.routes, self.log, self._on_new_folder)
@@ -179,7 +183,23 @@ class TraefikProxy(Proxy):
         return edge
 
     def _fixed(self, edge: Edge) -> dict[str, str]:
-        return {FIXED_FILE: dump(fixed_config(edge))}
+        return {FIXED_FILE: dump(fixed_config(edge)), MARKER_FILE: dump(marker_config(self._marker))}
+
+    def _file(self, edge: Edge, route: Route) -> ServerFile:
+        """Return the file of a route; a version that was away in between is a new one: Traefik may still show the old.
+        """
+        known = self._files.get(route.server_id)
+        if known is not None and known.route == route:
+            return known
+        generation = self._generations.get(route.server_id, -1) + 1
+        file = server_file(edge, route, generation)
+        self._generations[route.server_id] = generation
+        return file
+
+    def _mark(self) -> None:
+        """Write a marker after something was removed."""
+        self._marker = f"marker-{secrets.token_hex(6)}"
+        self._folder.put(MARKER_FILE, dump(marker_config(self._marker)))
 
     def _on_new_folder(self) -> None:
         self._unwatched = True
@@ -242,8 +262,8 @@ class TraefikProxy(Proxy):
     async def _is_live(self, server_id: str) -> tuple[bool, str]:
         file = self._files.get(server_id)
         if file is None:
-            status, body = await self._ask(f"/api/http/services/{service_name(server_id)}@file")
-            return status == 404, body
+            status, body = await self._ask(f"/api/http/middlewares/{self._marker}@file")
+            return status == 200, body
         status, body = await self._ask(f"/api/http/routers/{file.router}@file")
         return status == 200 and json.loads(body).get("status") != "disabled", body
 

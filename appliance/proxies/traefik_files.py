@@ -169,21 +169,25 @@ def fixed_config(edge: Edge) -> Config:
     return config
 
 
+def marker_config(name: str) -> Config:
+    """Return a file that does nothing: once Traefik knows the middleware, it has read the folder since the write."""
+    return {"http": {"middlewares": {name: {"headers": {"customRequestHeaders": {PROXY_HEADER: ""}}}}}}
+
+
 @dataclass(frozen=True)
 class ServerFile:
+    route: Route
     name: str                 # of the file
     text: str
-    router: str               # carries a hash of the content: live means this version is live
-    service: str              # the same for every version of a server: absent means the server is gone
+    router: str               # of this version alone: when Traefik serves it, this version is live
 
 
-def service_name(server_id: str) -> str:
-    return f"server-{server_id}"
+def server_file(edge: Edge, route: Route, generation: int = 0) -> ServerFile:
+    """Return the file that lets browsers in by `route`. Raises BadName if a part of it cannot stand in a rule.
 
-
-def server_file(edge: Edge, route: Route) -> ServerFile:
-    """Return the file that lets browsers in by `route`. Raises BadName if a part of it cannot stand in a rule."""
-    version = hashlib.sha256(repr((edge.base_url, edge.hub_url, route)).encode()).hexdigest()[:12]
+    generation: tells a route from the same one that was replaced or removed in between.
+    """
+    version = hashlib.sha256(repr((edge.base_url, edge.hub_url, route, generation)).encode()).hexdigest()[:12]
     server_id = _checked(_SERVER_ID, route.server_id)
     prefix = literal(route.prefix)
     if not (prefix.startswith(edge.base_url) and prefix.endswith("/") and len(prefix) > 1):
@@ -198,7 +202,7 @@ def server_file(edge: Edge, route: Route) -> ServerFile:
         return {"entryPoints": ["web"], "rule": rule, "priority": priority + step,
                 "service": service, "middlewares": middlewares}
 
-    service = service_name(server_id)
+    service = f"server-{server_id}"  # the same for every version, so that its counters go on
     routers = {f"token-{server_id}-{version}": router(
         f"{path} && HeaderRegexp(`Authorization`, `(?i)^(token|bearer) `)", 1, service,
         ["errors", "to-hub", auth, *inner, "compress"])}
@@ -233,7 +237,7 @@ def server_file(edge: Edge, route: Route) -> ServerFile:
     services = {service: _service(_checked(_URL, route.url), "servers")}
     text = dump({"http": {"routers": routers, "middlewares": middlewares, "services": services}})
     name = f"cookie-{server_id}-{version}" if route.capabilities else f"token-{server_id}-{version}"
-    return ServerFile(f"{server_id}.yml", text, name, service)
+    return ServerFile(route, f"{server_id}.yml", text, name)
 
 
 def literal(text: str) -> str:
