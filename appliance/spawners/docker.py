@@ -1,0 +1,422 @@
+"""Every server a container on one bridge, made by the Docker Engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+from weakref import WeakValueDictionary
+
+import anyio
+import anyio.to_thread
+from docker import APIClient
+from docker.errors import APIError, NotFound as NotThere
+from docker.types import HostConfig
+from traitlets import Dict, Integer, List, TraitError, Unicode, Union, default, validate
+
+from appliance.errors import (
+    ApplianceError,
+    BadOption,
+    ImageMissing,
+    ImageNotAllowed,
+    NotFound,
+    SpawnError,
+    StopTimeout,
+)
+from appliance.ports import ActualServer, ActualState, ByteSize, ImageOptions, ServerHandle, ServerSpec, Spawner, Usage
+from appliance.spawners import docker_container as containers
+from appliance.spawners import docker_probe
+from appliance.spawners.docker_accounts import AccountFiles
+from appliance.spawners.docker_engine import Engine, NetworkGone
+from appliance.spawners.docker_events import Events
+from appliance.spawners.docker_firewall import INTERNET, Firewall, Rules, host_resolvers, parse_egress, table_name
+from appliance.spawners.docker_network import Bridge, refuse_unsuitable
+
+_API_VERSION = "1.41"         # only shapes docker-py's HostConfig
+_GUARD_S = 5.0                # how often the firewall's table and the ports are looked after
+_REMOVAL_S = 20.0
+
+
+class DockerSpawner(Spawner):
+    """Starts each server as a container on one bridge of its own, with a fixed address and a numeric uid.
+
+    The names of the options are those of JupyterHub's DockerSpawner where there is one of the same meaning.
+    """
+
+    image = Unicode("appliance/notebook:latest", help="Image of a server that asks for no other.").tag(config=True)
+    allowed_images = Union(
+        [Dict(Unicode()), List(Unicode())],
+        help="Images a server may ask for: a list, or a dict from the name people see to the image. Empty: only "
+             "`image`.",
+    ).tag(config=True)
+    image_options = Dict(
+        Dict(), help="Per image: {\"port\", \"default_url\", \"ready_path\", \"strip_prefix\", \"inject_token\"}, "
+                     "where it differs from c.Spawner.").tag(config=True)
+    volumes = Dict(
+        help="More folders or volumes: {\"/on/the/host\": \"/in/container\"} or {…: {\"bind\": …, \"mode\": \"ro\"}}; "
+             "{username}, {servername} and {uid} are filled in.").tag(config=True)
+    read_only_volumes = Dict(help="The same, read-only.").tag(config=True)
+    notebook_dir = Unicode(
+        "/home/{username}", help="Where the user's home is in the container: its HOME and the working folder.",
+    ).tag(config=True)
+    network_name = Unicode(help="Docker network of all servers; made if missing. Default: the namespace.").tag(config=True)
+    subnet = Unicode("10.77.0.0/16", help="IPv4 network of that network; every server has one address of it for ever.",
+                     ).tag(config=True)
+    gateway = Unicode("", help="The host's address in it. Empty: its first address.").tag(config=True)
+    allowed_egress = List(
+        Unicode(), [INTERNET],
+        help="What containers may reach beyond this box: \"internet\" (all but private networks) and networks like "
+             "\"10.1.2.0/24\".").tag(config=True)
+    dns = List(Unicode(), help="Name servers for containers. Empty: the host's.").tag(config=True)
+    max_connections = Integer(
+        1000, min=0, help="Most connections of one container to the outside at the same time. 0: no limit.",
+    ).tag(config=True)
+    pids_limit = Integer(512, min=16, help="Most processes and threads of one server.").tag(config=True)
+    shm_size = ByteSize(help="Size of /dev/shm, like 256M. None: the engine's 64M.").tag(config=True)
+    log_max_size = Unicode("10m", help="A container's log is cut at this size; two such files are kept.").tag(config=True)
+    extra_host_config = Dict(
+        help="More of docker-py's host_config, e.g. {\"device_requests\": …}. What keeps servers apart cannot be set "
+             "with it.").tag(config=True)
+    probe_image = Unicode("appliance/base:latest", help="Image with python3 for the proof of isolation; "
+                                                        "`image` where it is missing.").tag(config=True)
+    namespace = Unicode("appliance", help="Begins the names of containers and tells boxes on one engine apart.",
+                        ).tag(config=True)
+    docker_host = Unicode("", help="Where the engine listens, e.g. unix:///run/docker.sock. Empty: DOCKER_HOST or "
+                                   "its usual socket.").tag(config=True)
+
+    # given by the Hub before prepare(): ports of the host that containers may reach
+    public_ports: tuple[int, ...] = (8000,)     # Traefik's, on every address
+    hub_api_port: int = 8081                    # the Hub's, on the bridge's gateway only
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._engine = Engine(self.docker_host)
+        self._firewall = Firewall()
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
+        self._cpu: dict[str, tuple[float, int]] = {}
+        self._preparing: anyio.Lock | None = None
+
+    # -- options ------------------------------------------------------------------------------------------------------
+    @default("network_name")
+    def _default_network_name(self) -> str:
+        return self.namespace
+
+    @validate("namespace")
+    def _check_namespace(self, proposal: Any) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9-]{0,40}", proposal["value"]):
+            raise TraitError("DockerSpawner.namespace is made of lower case letters, digits and '-'.")
+        return str(proposal["value"])
+
+    @validate("extra_host_config")
+    def _check_extra(self, proposal: Any) -> Any:
+        return _checked(proposal["value"], containers.check_host_config)
+
+    @validate("volumes", "read_only_volumes")
+    def _check_volumes(self, proposal: Any) -> Any:
+        return _checked(proposal["value"], containers.check_volumes)
+
+    @validate("allowed_egress")
+    def _check_egress(self, proposal: Any) -> Any:
+        return _checked(proposal["value"], parse_egress)
+
+    @validate("subnet")
+    def _check_subnet(self, proposal: Any) -> Any:
+        return _checked(proposal["value"], lambda subnet: Bridge.parse("", "", subnet))
+
+    @validate("image_options")
+    def _check_image_options(self, proposal: Any) -> Any:
+        known = {"port", "default_url", "ready_path", "strip_prefix", "inject_token"}
+        for image, options in proposal["value"].items():
+            if unknown := sorted(set(options) - known):
+                raise TraitError(f"DockerSpawner.image_options[{image!r}] has no {', '.join(unknown)}; "
+                                 f"known are {', '.join(sorted(known))}.")
+        return proposal["value"]
+
+    @property
+    def bridge(self) -> Bridge:
+        """Raises BadOption."""
+        return Bridge.parse(self.network_name, self.namespace, self.subnet, self.gateway)
+
+    def rules(self) -> Rules:
+        """Return what containers may reach, as configured now."""
+        bridge = self.bridge
+        return Rules(
+            table=table_name(self.namespace), bridge=bridge.interface, gateway=bridge.gateway,
+            egress=parse_egress(self.allowed_egress), resolvers=tuple(self.dns) or host_resolvers(),
+            public_ports=tuple(self.public_ports), gateway_ports=(self.hub_api_port,),
+            max_connections=self.max_connections)
+
+    def addresses(self) -> Iterable[str]:
+        return self.bridge.addresses()
+
+    def options(self, image: str) -> ImageOptions:
+        said = self.image_options.get(self.resolve(image), {})
+        return ImageOptions(**{**vars(super().options(image)), **said})
+
+    def images(self) -> dict[str, str]:
+        """Return the images a server may have, by the name people see."""
+        allowed = self.allowed_images
+        named = dict(allowed) if isinstance(allowed, dict) else {image: image for image in allowed}
+        return named if self.image in named.values() else {self.image: self.image, **named}
+
+    def resolve(self, image: str) -> str:
+        """Return the image that `image` (a name people see, an image, or "") stands for; not checked."""
+        return self.images().get(image, image) if image else self.image
+
+    def _allowed(self, image: str) -> str:
+        resolved = self.resolve(image)
+        if resolved not in self.images().values():
+            raise ImageNotAllowed(evidence=f"Asked for {resolved!r}.")
+        return resolved
+
+    async def check_image(self, image: str) -> None:
+        await self._engine.run(self._learn_image, self._allowed(image))
+
+    # -- what all servers share ---------------------------------------------------------------------------------------
+    async def prepare(self) -> None:
+        if self._preparing is None:
+            self._preparing = anyio.Lock()
+        async with self._preparing:
+            self._engine.forget()  # the engine may be another one now
+            took = await anyio.to_thread.run_sync(self._prepare)
+        self.log.info("Servers are kept apart: proven in %.1f s.", took)
+
+    def _prepare(self) -> float:
+        refuse_unsuitable(self._engine.call(lambda client: client.info(), timeout_s=10))
+        bridge = self.bridge
+        self._engine.call(bridge.ensure, timeout_s=30)
+        self._firewall.apply(self.rules())
+        if not self._firewall.limited and self.max_connections:
+            self.log.warning("This kernel cannot count connections, so max_connections has no effect.")
+        bridge.isolate()
+        took = docker_probe.prove(self._engine, bridge, (self.probe_image, self.image))
+        for image in self.images().values():  # so that no start has to
+            with contextlib.suppress(ImageMissing):
+                self._engine.call(self._learn_image, image)
+        return took
+
+    def _learn_image(self, client: APIClient, image: str) -> dict[str, Any]:
+        found: dict[str, Any] = client.inspect_image(image)
+        self._accounts.learn(client, image, found["Id"])
+        return found
+
+    @property
+    def _accounts(self) -> AccountFiles:
+        return AccountFiles(self.state_dir / "accounts", self.namespace)
+
+    def _guard(self) -> None:
+        """Undo what a reload of another firewall did to the rules; look after the ports."""
+        if self._firewall.ensure():
+            self.log.warning("Somebody removed or changed the nftables table that keeps servers apart; it is back.")
+        with contextlib.suppress(NetworkGone):
+            self.bridge.isolate()
+
+    def _isolate(self) -> None:
+        self.bridge.isolate()
+
+    # -- one server ---------------------------------------------------------------------------------------------------
+    def spec_hash(self, spec: ServerSpec) -> str:
+        return containers.hash_of(self._config(spec, self.resolve(spec.image), extra_mounts=[]))
+
+    async def start(self, spec: ServerSpec) -> ServerHandle:
+        image = self._allowed(spec.image)
+        if spec.uid <= 0:
+            raise SpawnError("A server cannot run as root.", evidence=f"uid {spec.uid}")
+        async with self._lock(spec.server_id):
+            try:
+                return await self._engine.run(self._start, spec, image, timeout_s=max(60, self.start_timeout))
+            except NetworkGone:
+                await self.prepare()
+                return await self._engine.run(self._start, spec, image, timeout_s=max(60, self.start_timeout))
+
+    def _start(self, client: APIClient, spec: ServerSpec, image: str) -> ServerHandle:
+        name = containers.container_name(self.namespace, spec.server_id)
+        found = client.inspect_image(image)
+        shell = next((line[6:] for line in found["Config"].get("Env") or () if line.startswith("SHELL=")), "/bin/sh")
+        config = self._config(spec, image, extra_mounts=self._accounts.mounts(
+            client, spec, image=image, image_id=found["Id"], home=self._home(spec), shell=shell))
+        if self.args and not self.cmd:
+            config["Cmd"] = [*(found["Config"].get("Cmd") or ()), *self.args]
+        url = f"http://{spec.address}:{self.options(image).port}"
+        config["Labels"] = containers.labels(
+            spec, namespace=self.namespace, spec_hash=self.spec_hash(spec), image=image, image_id=found["Id"], url=url)
+        made = self._create(client, name, config, spec)
+        if made:
+            client.start(made)
+            self.bridge.isolate()
+        return ServerHandle(url)
+
+    def _create(self, client: APIClient, name: str, config: dict[str, Any], spec: ServerSpec) -> str:
+        """Return the id of a new container, "" if the one of this very start runs already."""
+        end = time.monotonic() + _REMOVAL_S
+        while True:
+            try:  # asking first would cost every start a round trip
+                return str(client.create_container_from_config(config, name)["Id"])
+            except APIError as error:
+                if error.status_code != 409 or time.monotonic() > end:
+                    raise
+            there = self._inspect(client, name)
+            if there is None:  # on its way in or out
+                time.sleep(0.05)
+            elif there.start_no == spec.start_no and there.state is ActualState.RUNNING:
+                return ""
+            elif there.start_no == spec.start_no and there.state is ActualState.PAUSED:
+                client.unpause(name)
+                return ""
+            else:
+                self._remove(client, name)
+
+    def _config(self, spec: ServerSpec, image: str, *, extra_mounts: list[dict[str, Any]]) -> dict[str, Any]:
+        home = self._home(spec)
+        mounted = [
+            {"Type": "bind", "Source": str(spec.home), "Target": home, "ReadOnly": False},
+            *containers.mounts(self.volumes, spec, read_only=False),
+            *containers.mounts(self.read_only_volumes, spec, read_only=True),
+            *extra_mounts,
+        ]
+        environment = {
+            **{str(key): str(value) for key, value in self.environment.items()},
+            "HOME": home, "USER": spec.user_name, "LOGNAME": spec.user_name, **spec.environment,
+        }
+        config: dict[str, Any] = {
+            "Image": image,
+            "Hostname": self.namespace,
+            "User": f"{spec.uid}:{spec.uid}",
+            "WorkingDir": home,
+            "Env": [f"{key}={value}" for key, value in environment.items()],
+            "HostConfig": containers.host_config(
+                network=self.network_name, mem_limit=self.mem_limit, mem_guarantee=self.mem_guarantee,
+                cpu_limit=self.cpu_limit, pids_limit=self.pids_limit, shm_size=self.shm_size,
+                log_max_size=self.log_max_size, dns=list(self.dns), mounted=mounted,
+                extra=HostConfig(_API_VERSION, **self.extra_host_config) if self.extra_host_config else {}),
+            "NetworkingConfig": containers.endpoint(self.network_name, spec.address),
+        }
+        if self.cmd:
+            config["Cmd"] = [containers.expand(word, spec) for word in (*self.cmd, *self.args)]
+        return config
+
+    def _home(self, spec: ServerSpec) -> str:
+        return containers.expand(self.notebook_dir, spec)
+
+    async def stop(self, server_id: str) -> None:
+        async with self._lock(server_id):
+            await self._engine.run(self._stop, server_id, timeout_s=self.stop_timeout + 30)
+        self._cpu.pop(server_id, None)
+
+    def _stop(self, client: APIClient, server_id: str) -> None:
+        name = containers.container_name(self.namespace, server_id)
+        try:
+            client.stop(name, timeout=self.stop_timeout)  # thaws a paused one
+        except NotThere:
+            return
+        except APIError as error:
+            if error.status_code != 409:  # being removed already, or an engine that wants it thawed first
+                raise
+            with contextlib.suppress(APIError):
+                client.unpause(name)
+                client.stop(name, timeout=self.stop_timeout)
+        self._remove(client, name)
+
+    def _remove(self, client: APIClient, name: str) -> None:
+        end = time.monotonic() + _REMOVAL_S
+        while True:
+            try:
+                client.remove_container(name, force=True, v=True)
+                return
+            except NotThere:
+                return
+            except APIError as error:
+                if error.status_code != 409:
+                    raise
+                if time.monotonic() > end:
+                    raise StopTimeout(evidence=str(error.explanation)) from error
+                time.sleep(0.05)  # "removal … is already in progress"
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+    async def list(self) -> list[ActualServer]:
+        return await self._engine.run(self._list, timeout_s=30, read_only=True)
+
+    def _list(self, client: APIClient) -> list[ActualServer]:
+        rows = client.containers(all=True, filters={"label": f"{containers.NAMESPACE}={self.namespace}"})
+        found = []
+        for row in rows:
+            actual = containers.from_listing(row, self.network_name)
+            if actual is not None and actual.state is ActualState.EXITED:
+                actual = self._inspect(client, row["Id"])  # only there is the cause
+            if actual is not None:
+                found.append(actual)
+        return found
+
+    async def inspect(self, server_id: str) -> ActualServer | None:
+        return await self._engine.run(
+            self._inspect, containers.container_name(self.namespace, server_id), timeout_s=30, read_only=True)
+
+    def _inspect(self, client: APIClient, name: str) -> ActualServer | None:
+        try:
+            return containers.from_inspection(client.inspect_container(name), self.network_name)
+        except NotThere:
+            return None
+
+    async def logs(self, server_id: str, lines: int = 50) -> str:
+        def read(client: APIClient, name: str) -> bytes:
+            return bytes(client.logs(name, tail=lines))
+
+        try:
+            return containers.readable(await self._engine.run(
+                read, containers.container_name(self.namespace, server_id), timeout_s=10, read_only=True))
+        except NotFound:
+            return ""
+
+    async def usage(self, server_id: str) -> Usage | None:
+        try:
+            stats = await self._engine.run(
+                lambda client, name: client.stats(name, stream=False, one_shot=True),
+                containers.container_name(self.namespace, server_id), timeout_s=10, read_only=True)
+        except NotFound:
+            return None
+        if not (stats.get("memory_stats") or {}).get("usage"):
+            return None  # it does not run
+        now, cpu = time.monotonic(), int(stats["cpu_stats"]["cpu_usage"]["total_usage"])
+        before, self._cpu[server_id] = self._cpu.get(server_id), (now, cpu)
+        percent = None
+        if before is not None and now > before[0] and cpu >= before[1]:
+            percent = round((cpu - before[1]) / 1e7 / (now - before[0]), 1)
+        return Usage(
+            containers.memory_in_use(stats), self.mem_limit, percent, (stats.get("pids_stats") or {}).get("current"))
+
+    async def watch(self) -> AsyncIterator[str]:
+        events = Events(self._engine, self.namespace, self._isolate)
+        try:
+            guarded = time.monotonic()
+            while True:
+                server_id = None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_GUARD_S):
+                        server_id = await events.queue.get()
+                if time.monotonic() - guarded >= _GUARD_S:
+                    guarded = time.monotonic()
+                    try:
+                        await anyio.to_thread.run_sync(self._guard)
+                    except ApplianceError as error:
+                        self.log.error("%s %s", error, error.evidence)
+                if server_id is not None:
+                    yield server_id
+        finally:
+            events.close()
+
+    async def close(self) -> None:
+        self._engine.forget()
+
+    def _lock(self, server_id: str) -> anyio.Lock:
+        return self._locks.setdefault(server_id, anyio.Lock())
+
+
+def _checked(value: Any, check: Any) -> Any:
+    try:
+        check(value)
+    except BadOption as error:
+        raise TraitError(error.sentence) from error
+    return value

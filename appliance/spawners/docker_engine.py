@@ -1,0 +1,178 @@
+"""The Docker Engine behind one door: threads, clients of their own, and every exception as one of ours."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+import docker
+import docker.errors
+import requests
+import urllib3
+from anyio import CapacityLimiter
+
+from appliance.errors import (
+    ApplianceError,
+    BadOption,
+    DiskFull,
+    EngineDown,
+    EngineUnsuitable,
+    ImageBroken,
+    ImageMissing,
+    NotFound,
+    SpawnError,
+)
+
+T = TypeVar("T")
+
+# What docker-py and the libraries below it may raise; `translate` has an answer for each.
+ENGINE_ERRORS = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError)
+_EVIDENCE = 2000
+
+
+class NetworkGone(SpawnError):
+    """The network of the servers is not there any more; prepare() makes it again."""
+
+
+class AddressTaken(SpawnError):
+    """The engine says that the server's fixed address belongs to another container."""
+
+    action = "Another container on the servers' network holds this address; remove it, or restart the Docker Engine."
+
+
+class Engine:
+    """Calls of docker-py in threads.
+
+    A docker-py client must not be shared between threads at the same time, so each call takes one out of a pool and
+    gives it back; there are never more clients than `threads`.
+    """
+
+    def __init__(self, base_url: str = "", *, threads: int = 16, timeout_s: float = 60.0) -> None:
+        self.base_url = base_url
+        self.timeout_s = timeout_s
+        self._threads = threads
+        self._limiter: CapacityLimiter | None = None
+        self._lock = threading.Lock()
+        self._idle: list[docker.APIClient] = []
+        self._generation = 0
+        self._version: str | None = None
+
+    async def run(
+        self, call: Callable[..., T], *args: Any, timeout_s: float | None = None, read_only: bool = False
+    ) -> T:
+        """Return call(client, *args), run in a thread. Raises only errors of appliance.errors.
+
+        A call that changes something is waited for even when the task is cancelled, so that nothing happens behind the
+        back of whoever comes next; one that is read_only is left alone.
+        """
+        if self._limiter is None:  # a limiter belongs to the event loop it was made in
+            self._limiter = CapacityLimiter(self._threads)
+        return await anyio.to_thread.run_sync(
+            lambda: self.call(call, *args, timeout_s=timeout_s), abandon_on_cancel=read_only, limiter=self._limiter)
+
+    def call(self, call: Callable[..., T], *args: Any, timeout_s: float | None = None) -> T:
+        """The same from a thread."""
+        try:
+            client, generation = self._take()
+        except ENGINE_ERRORS as error:
+            raise translate(error) from error
+        client.timeout = timeout_s or self.timeout_s
+        try:
+            return call(client, *args)
+        except ENGINE_ERRORS as error:
+            translated = translate(error)
+            if isinstance(translated, EngineDown):
+                generation = -1  # its connections are no good any more
+            raise translated from error
+        finally:
+            self._give_back(client, generation)
+
+    def client(self, timeout_s: float | None = None) -> docker.APIClient:
+        """Return a client that is the caller's alone, to close after use. Raises EngineDown."""
+        try:
+            return self._new(timeout_s)
+        except ENGINE_ERRORS as error:
+            raise translate(error) from error
+
+    def forget(self) -> None:
+        """Close idle clients; those at work are closed when they come back."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+            self._generation += 1
+            self._version = None
+        for client in idle:
+            client.close()
+
+    def _take(self) -> tuple[docker.APIClient, int]:
+        with self._lock:
+            generation = self._generation
+            if self._idle:
+                return self._idle.pop(), generation
+        return self._new(None), generation
+
+    def _give_back(self, client: docker.APIClient, generation: int) -> None:
+        with self._lock:
+            if generation == self._generation:
+                self._idle.append(client)
+                return
+        client.close()
+
+    def _new(self, timeout_s: float | None) -> docker.APIClient:
+        # "auto" asks the engine; once is enough
+        base_url = {"base_url": self.base_url} if self.base_url else docker.utils.kwargs_from_env()
+        client = docker.APIClient(version=self._version or "auto", timeout=timeout_s or self.timeout_s, **base_url)
+        self._version = client.api_version
+        return client
+
+
+def translate(error: Exception) -> ApplianceError:
+    """Return the error of ours that stands for one of docker-py, requests or urllib3."""
+    words = evidence_of(error)
+    low = words.lower()
+    if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError)):
+        # docker-py raises requests' HTTPError for an answer it cannot name
+        return DiskFull(evidence=words) if "no space left" in low else EngineDown(evidence=words)
+    if isinstance(error, docker.errors.APIError):
+        return _translate_answer(error, words, low)
+    if isinstance(error, (docker.errors.InvalidVersion, docker.errors.TLSParameterError,
+                          docker.errors.InvalidConfigFile, docker.errors.ContextException,
+                          docker.errors.MissingContextParameter, docker.errors.ContextAlreadyExists,
+                          docker.errors.ContextNotFound, docker.errors.DeprecatedMethod)):
+        return EngineUnsuitable("The box's container engine cannot be used as it is configured.", evidence=words,
+                                action="Check DOCKER_HOST, the Docker context and the engine's version.")
+    if isinstance(error, (docker.errors.InvalidArgument, docker.errors.InvalidRepository,
+                          docker.errors.NullResource)):
+        return BadOption("The container engine does not understand that option.", evidence=words)
+    if isinstance(error, (docker.errors.ContainerError, docker.errors.BuildError, docker.errors.ImageLoadError)):
+        return SpawnError(evidence=words)
+    # StreamParseError, and the bare DockerException with which a client fails to reach its engine
+    return EngineDown(evidence=words)
+
+
+def _translate_answer(error: docker.errors.APIError, words: str, low: str) -> ApplianceError:
+    if "no space left on device" in low or "disk quota exceeded" in low:
+        return DiskFull(evidence=words)
+    if isinstance(error, docker.errors.ImageNotFound) or "no such image" in low:
+        return ImageMissing(evidence=words)
+    if "network" in low and "not found" in low:
+        return NetworkGone(evidence=words)
+    if isinstance(error, docker.errors.NotFound):
+        return NotFound(evidence=words)
+    if "address already in use" in low:
+        return AddressTaken(evidence=words)
+    if "exec:" in low or "exec format error" in low or "no command specified" in low:
+        return ImageBroken(evidence=words)
+    if "runtime create failed" in low and ("executable file not found" in low or "permission denied" in low):
+        return ImageBroken(evidence=words)
+    return SpawnError(evidence=words)
+
+
+def evidence_of(error: Exception) -> str:
+    """Return the engine's own words, bounded."""
+    explanation = getattr(error, "explanation", None)
+    if isinstance(explanation, bytes):
+        explanation = explanation.decode(errors="replace")
+    return str(explanation or error)[:_EVIDENCE]
