@@ -1,0 +1,108 @@
+"""Every address the Hub answers, in one table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from appliance.errors import NotFound
+from appliance.web import admin, api, home, login, spawn, static, user
+from appliance.web.routing import Access, Entry, route
+from appliance.web.security import SecurityHeaders
+from appliance.web.visit import Visit
+from appliance.web.websockets import RefuseWebSockets
+
+if TYPE_CHECKING:
+    from appliance.hub.hub import Hub
+
+_ANYONE, _UNKNOWN, _FIRST = Access.ANYONE, Access.UNKNOWN, Access.FIRST_STEPS
+_ADMIN, _PROXY = Access.ADMIN, Access.PROXY
+_POST = ("POST",)
+_ALL = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+async def nothing_here(visit: Visit) -> Response:
+    raise NotFound()
+
+
+PAGES = (
+    Entry("", home.root, _UNKNOWN),
+    Entry("hub", home.root, _UNKNOWN),
+    Entry("hub/", home.hub_root, _ANYONE),
+    Entry("hub/login", login.show_login, _ANYONE),
+    # checks origin and XSRF itself, to show its form again
+    Entry("hub/login", login.sign_in, _ANYONE, _POST, checks_itself=True),
+    Entry("hub/logout", login.show_logout, _ANYONE),
+    Entry("hub/logout", login.sign_out, _FIRST, _POST),
+    Entry("hub/change-password", login.show_change_password, _FIRST),
+    Entry("hub/change-password", login.change_password, _FIRST, _POST),
+    Entry("hub/home", home.home),
+    Entry("hub/sessions/revoke", home.revoke_session, methods=_POST),
+    Entry("hub/sessions/revoke-all", home.sign_out_everywhere, _FIRST, _POST),
+    Entry("hub/spawn", spawn.spawn),
+    Entry("hub/spawn", spawn.spawn, methods=_POST),
+    Entry("hub/spawn/{user}", spawn.spawn),
+    Entry("hub/spawn/{user}", spawn.spawn, methods=_POST),
+    Entry("hub/spawn/{user}/{server}", spawn.spawn),
+    Entry("hub/spawn/{user}/{server}", spawn.spawn, methods=_POST),
+    Entry("hub/stop/{user}", spawn.stop, methods=_POST),
+    Entry("hub/stop/{user}/{server}", spawn.stop, methods=_POST),
+    Entry("hub/spawn-pending/{user}", spawn.pending),
+    Entry("hub/spawn-pending/{user}/{server}", spawn.pending),
+    Entry("hub/enter", spawn.enter, _ANYONE),
+    Entry("hub/user-redirect", spawn.user_redirect),
+    Entry("hub/user-redirect/{path:path}", spawn.user_redirect),
+    Entry("hub/admin", admin.admin, _ADMIN),
+    Entry("hub/admin/start", admin.start, _ADMIN, _POST),
+    Entry("hub/admin/stop", admin.stop, _ADMIN, _POST),
+    Entry("hub/error/{status}", user.proxy_error, _UNKNOWN, _ALL, checks_itself=True),
+    Entry("hub/health", home.health, _UNKNOWN),
+    Entry("hub/logo", static.logo, _UNKNOWN),
+    Entry("hub/static/{digest}/{name}", static.serve, _UNKNOWN),
+    Entry("robots.txt", static.robots, _UNKNOWN),
+)
+API = (
+    Entry("hub/api", api.version, _UNKNOWN),
+    Entry("hub/api/", api.version, _UNKNOWN),
+    Entry("hub/api/user", api.current_user),
+    Entry("hub/api/users", api.list_users, _ADMIN),
+    Entry("hub/api/users/{name}", api.get_user),
+    Entry("hub/api/users/{name}/server", api.start_server, methods=_POST),
+    Entry("hub/api/users/{name}/server", api.stop_server, methods=("DELETE",)),
+    Entry("hub/api/users/{name}/server/progress", api.progress),
+    Entry("hub/api/users/{name}/servers/{server}", api.start_server, methods=_POST),
+    Entry("hub/api/users/{name}/servers/{server}", api.stop_server, methods=("DELETE",)),
+    Entry("hub/api/users/{name}/servers/{server}/progress", api.progress),
+)
+INTERNAL = (
+    Entry("hub/api/internal/authorize/{server_id}", api.authorize, _PROXY, _ALL, checks_itself=True),
+)
+LAST = (
+    Entry("hub/api/{path:path}", nothing_here, _ANYONE, _ALL, checks_itself=True),
+    Entry("user/{path:path}", user.catch_all, _UNKNOWN, _ALL, checks_itself=True),
+    Entry("{path:path}", nothing_here, _ANYONE, _ALL, checks_itself=True),
+)
+
+
+def create_app(hub: Hub) -> ASGIApp:
+    """Return the Hub's whole web side, for the listener behind the proxy."""
+    routes = [route(entry, hub) for entry in PAGES + API + INTERNAL + LAST]
+    if hub.urls.base != "/":
+        routes += [route(entry, hub, base="/") for entry in (Entry("", home.root, _UNKNOWN), LAST[-1])]
+    return _app(hub, routes)
+
+
+def create_api_app(hub: Hub) -> ASGIApp:
+    """Return what containers may reach: the REST API alone, by token; no cookie and no forwarded header counts."""
+    return _app(hub, [route(entry, hub, public=False) for entry in (*API, LAST[0])])
+
+
+def _app(hub: Hub, routes: list[Route]) -> ASGIApp:
+    app = Starlette(routes=routes, middleware=[Middleware(SecurityHeaders, version=hub.version)])
+    app.router.redirect_slashes = False     # would build an absolute address out of the Host header
+    return RefuseWebSockets(app)

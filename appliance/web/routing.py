@@ -1,0 +1,134 @@
+"""The one way a handler is reached: it finds who came and refuses what a handler should not have to think of."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from appliance.errors import (
+    ApplianceError,
+    MustChangePassword,
+    NotAdmin,
+    NotFound,
+    NotSignedIn,
+    Refused,
+)
+from appliance.web import cookies, security
+from appliance.web.errors import of_http, show_error
+from appliance.web.visit import Visit, redirect
+
+if TYPE_CHECKING:
+    from appliance.hub.hub import Hub
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Visit], Awaitable[Response]]
+
+
+class Access(Enum):
+    UNKNOWN = auto()         # nobody looks who it is
+    ANYONE = auto()
+    SIGNED_IN = auto()
+    FIRST_STEPS = auto()     # signed in, also before a password of one's own is chosen
+    ADMIN = auto()
+    PROXY = auto()           # our own Traefik only
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table in `web/app.py`. path: below the base URL, no leading slash."""
+
+    path: str
+    handler: Handler
+    access: Access = Access.SIGNED_IN
+    methods: tuple[str, ...] = ("GET",)
+    checks_itself: bool = False     # the handler checks origin and XSRF, or changes nothing
+
+    @property
+    def api(self) -> bool:
+        return self.path == "hub/api" or self.path.startswith("hub/api/")
+
+
+def route(entry: Entry, hub: Hub, *, public: bool = True, base: str = "") -> Route:
+    """Return the Starlette route of an entry.
+
+    public: False for the listener that containers reach: tokens only. base: another than the Hub's base URL.
+    """
+
+    async def endpoint(request: Request) -> Response:
+        visit = Visit.of(request, hub, trust_proxy=public, api=entry.api)
+        try:
+            response = await _answer(visit, entry, public)
+        except ApplianceError as error:
+            response = _turned_away(visit, error) or show_error(visit, error)
+        except HTTPException as error:
+            response = show_error(visit, of_http(error.status_code), status=error.status_code)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except Exception:  # the root of a request
+            error_id = secrets.token_hex(4)
+            log.exception("error %s: %s %s", error_id, request.method, entry.path)
+            response = show_error(visit, ApplianceError(), error_id=error_id)
+        return visit.finish(response)
+
+    return Route(f"{base or hub.urls.base}{entry.path}", endpoint, methods=list(entry.methods), name=entry.handler.__name__)
+
+
+async def _answer(visit: Visit, entry: Entry, public: bool) -> Response:
+    if entry.access is Access.UNKNOWN:
+        return await entry.handler(visit)
+    by_token = entry.api and await _sign_in_by_token(visit)
+    if public and not by_token:
+        visit.session = await visit.hub.sessions.find(visit.cookies.get(cookies.SESSION, [])[:50])
+        visit.user = visit.session.user if visit.session else None
+    changes = visit.request.method not in security.SAFE_METHODS and not entry.checks_itself
+    if changes and not by_token:
+        security.check_origin(visit.request.headers, visit.own_origins)
+    _check_access(visit, entry.access)
+    if changes and not by_token:
+        await visit.check_xsrf()
+    return await entry.handler(visit)
+
+
+async def _sign_in_by_token(visit: Visit) -> bool:
+    scheme, _, token = visit.request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() not in ("token", "bearer"):
+        return False
+    visit.user = await visit.hub.accounts.token_user(token.strip()) if 0 < len(token) <= 500 else None
+    if visit.user is None:
+        raise Refused("That API token is not valid.", action="Make a new token with “appliance token NAME”.")
+    return True
+
+
+def _check_access(visit: Visit, access: Access) -> None:
+    if access is Access.ANYONE:
+        return
+    if access is Access.PROXY:
+        if not visit.trusted:
+            raise NotFound()
+        return
+    user = visit.somebody()
+    if user.must_change_password and visit.session and access is not Access.FIRST_STEPS:
+        raise MustChangePassword()
+    if access is Access.ADMIN and not user.admin:
+        raise NotAdmin()
+
+
+def _turned_away(visit: Visit, error: ApplianceError) -> Response | None:
+    """A person who opens a page without the right to it yet is led to where to get it."""
+    if visit.api or visit.request.method not in ("GET", "HEAD") or not visit.wants_html:
+        return None
+    if isinstance(error, NotSignedIn):
+        return redirect(visit.hub_url("login", next=visit.here))
+    if isinstance(error, MustChangePassword):
+        return redirect(visit.hub_url("change-password", next=visit.here))
+    return None

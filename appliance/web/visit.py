@@ -1,0 +1,207 @@
+"""One request as a handler sees it: who came, from where, with what, and which cookies the answer will set."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode, urlsplit
+
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive
+
+from appliance.domain.capability import cookie_name
+from appliance.domain.server import Server
+from appliance.domain.urls import Urls, origin_of
+from appliance.domain.user import Session, User
+from appliance.errors import BadInput, BadNext, BodyTooLarge, NotSignedIn
+from appliance.web import cookies, security
+from appliance.web.cookies import Cookie
+
+if TYPE_CHECKING:
+    from appliance.hub.hub import Hub
+
+MAX_BODY_BYTES = 64 * 1024
+_LOCATION_SAFE = ":/%#?=@[]!$&'()*+,;{}|^`"
+
+
+@dataclass
+class Visit:
+    request: Request
+    hub: Hub
+    trusted: bool = False             # it came through our own proxy, so X-Forwarded-… may be believed
+    api: bool = False                 # under /hub/api: answers are JSON
+    session: Session | None = None
+    user: User | None = None          # of the session, or of the API token
+    cookies: dict[str, list[str]] = field(default_factory=dict)
+    set_cookies: list[Cookie] = field(default_factory=list)
+    _xsrf: str = ""
+
+    @classmethod
+    def of(cls, request: Request, hub: Hub, *, trust_proxy: bool = True, api: bool = False) -> Visit:
+        secret = request.headers.get("x-appliance-proxy", "")
+        trusted = trust_proxy and bool(hub.proxy_secret) and hmac.compare_digest(
+            secret.encode(), hub.proxy_secret.encode())
+        request = Request(request.scope, _limited(request))
+        return cls(request, hub, trusted, api, cookies=cookies.parse(request.headers.getlist("cookie")))
+
+    # -- where it came from --------------------------------------------------------------------------------------------
+    @property
+    def urls(self) -> Urls:
+        return self.hub.urls
+
+    @property
+    def address(self) -> str:
+        """The browser's IP address."""
+        if self.trusted and (forwarded := self.request.headers.get("x-forwarded-for", "")):
+            return forwarded.split(",")[0].strip()[:64]
+        return self.request.client.host if self.request.client else ""
+
+    @property
+    def user_agent(self) -> str:
+        return "".join(char for char in self.request.headers.get("user-agent", "")[:300] if char.isprintable())
+
+    @property
+    def request_origin(self) -> str:
+        """"https://box.school:8000" as the request itself says, "" where it does not say it properly."""
+        headers, scheme = self.request.headers, self.request.scope.get("scheme", "http")
+        host = headers.get("host", "")
+        if self.trusted:
+            scheme = headers.get("x-forwarded-proto", scheme)
+            host = headers.get("x-forwarded-host", host)
+        return origin_of({"ws": "http", "wss": "https"}.get(scheme, scheme), host)
+
+    @property
+    def public_origin(self) -> str:
+        parts = urlsplit(self.hub.public_url)
+        return origin_of(parts.scheme, parts.netloc)
+
+    @property
+    def own_origins(self) -> set[str]:
+        return {self.request_origin, self.public_origin} - {""}
+
+    @property
+    def origin(self) -> str:
+        """The origin this browser knows us by; TLS may have ended before our own proxy."""
+        said = self.request.headers.get("origin", "")
+        if said in self.own_origins:
+            return said
+        own, public = self.request_origin, self.public_origin
+        return public if public and (not own or urlsplit(own).netloc == urlsplit(public).netloc) else own
+
+    @property
+    def here(self) -> str:
+        """Path and query exactly as they were sent. Raises BadInput where they are not ASCII."""
+        try:
+            path = self.request.scope.get("raw_path", self.request.url.path.encode()).decode("ascii")
+            query = self.request.scope.get("query_string", b"").decode("ascii")
+        except UnicodeDecodeError:
+            raise BadInput("That address holds characters that are not allowed in one.") from None
+        return f"{path}?{query}" if query else path
+
+    # -- what it wants -------------------------------------------------------------------------------------------------
+    @property
+    def navigates(self) -> bool:
+        """A browser opens an address (and is not running a script's request or opening a websocket)."""
+        headers = self.request.headers
+        if self.request.method not in ("GET", "HEAD") or headers.get("upgrade"):
+            return False
+        mode = headers.get("sec-fetch-mode")
+        return mode == "navigate" if mode else "text/html" in headers.get("accept", "")
+
+    @property
+    def wants_html(self) -> bool:
+        accept = self.request.headers.get("accept", "*/*")
+        return not self.api and ("text/html" in accept or "*/*" in accept)
+
+    def next(self, fallback: str = "") -> str:
+        """Return `?next=` if it may be followed, else `fallback`; the home page if it may not be."""
+        try:
+            return self.urls.safe_next(self.request.query_params.get("next")) or fallback
+        except BadNext:
+            return f"{self.urls.hub}home"
+
+    async def form(self) -> FormData:
+        return await self.request.form(max_files=0, max_fields=50, max_part_size=MAX_BODY_BYTES)
+
+    async def field(self, name: str) -> str:
+        value = (await self.form()).get(name, "")
+        return value if isinstance(value, str) else ""
+
+    def param(self, name: str) -> str:
+        return str(self.request.path_params.get(name, ""))
+
+    # -- who it is -----------------------------------------------------------------------------------------------------
+    def signed_in(self) -> Session:
+        if self.session is None:
+            raise NotSignedIn()
+        return self.session
+
+    def somebody(self) -> User:
+        if self.user is None:
+            raise NotSignedIn()
+        return self.user
+
+    # -- the answer ----------------------------------------------------------------------------------------------------
+    def hub_url(self, path: str, **query: str) -> str:
+        """Return the address of a Hub page; empty query values are left out."""
+        query = {name: value for name, value in query.items() if value}
+        return f"{self.urls.hub}{path}" + (f"?{urlencode(query, safe='/')}" if query else "")
+
+    def xsrf(self) -> str:
+        """Return the token for a form on the page, and see that the browser has the cookie that goes with it."""
+        if not self._xsrf:
+            key, session_id = self.hub.key("xsrf"), self.session.id if self.session else ""
+            for cookie in self.cookies.get(security.XSRF_COOKIE, []):
+                if security.xsrf_holds(key, session_id, cookie):
+                    self._xsrf = cookie
+                    return cookie
+            self._xsrf = security.make_xsrf(key, session_id)
+            self.set_cookie(security.XSRF_COOKIE, self._xsrf)
+        return self._xsrf
+
+    async def check_xsrf(self) -> None:
+        """Raises BadXsrf."""
+        headers, query = self.request.headers, self.request.query_params
+        sent = headers.get("x-xsrftoken") or query.get("_xsrf") or ("" if self.api else await self.field("_xsrf"))
+        security.check_xsrf(
+            self.hub.key("xsrf"), self.session.id if self.session else "",
+            self.cookies.get(security.XSRF_COOKIE, []), sent)
+
+    def set_cookie(self, name: str, value: str, *, path: str = "", max_age_s: int | None = None) -> None:
+        self.set_cookies.append(Cookie(name, value, path or self.urls.hub, max_age_s))
+
+    def set_capability(self, server: Server, value: str) -> None:
+        self.set_cookie(cookie_name(server.id), value, path=self.urls.server(server.user_name, server.name))
+
+    def finish(self, response: Response) -> Response:
+        """Put the cookies on the answer."""
+        secure = self.origin.startswith("https://")
+        for cookie in self.set_cookies:
+            response.set_cookie(
+                cookie.name, cookie.value, max_age=cookie.max_age_s, path=cookie.path,
+                secure=secure, httponly=True, samesite="lax")
+        return response
+
+
+def redirect(target: str, status: int = 302) -> Response:
+    """Return a redirect to a path of this box; unlike Starlette's it leaves the query as it came."""
+    return Response(status_code=status, headers={"Location": quote(target, safe=_LOCATION_SAFE)})
+
+
+def _limited(request: Request) -> Receive:
+    """Return the request's receive, which raises BodyTooLarge instead of taking more than a form needs."""
+    taken = 0
+
+    async def receive() -> Message:
+        nonlocal taken
+        length = request.headers.get("content-length", "0")
+        message = await request.receive()
+        taken += len(message.get("body", b""))
+        if taken > MAX_BODY_BYTES or (length.isdecimal() and int(length[:12]) > MAX_BODY_BYTES):
+            raise BodyTooLarge()
+        return message
+
+    return receive

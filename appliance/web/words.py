@@ -1,0 +1,92 @@
+"""How states and times read to a person."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from appliance.domain.server import Phase, Server, Wanted
+
+# the way of a start, as the progress page lists it
+STEPS = (
+    (Phase.QUEUED, "Waiting for a place"),
+    (Phase.STARTING, "Making your container"),
+    (Phase.BOOTING, "Your notebook is starting"),
+    (Phase.READY, "Opening the door"),
+)
+STATES = {
+    Phase.STOPPED: "Not running",
+    Phase.QUEUED: "Waiting for a place",
+    Phase.STARTING: "Starting",
+    Phase.BOOTING: "Starting",
+    Phase.READY: "Running",
+    Phase.STOPPING: "Stopping",
+    Phase.FAILED: "Failed",
+}
+
+
+def step_of(server: Server) -> int:
+    """Return the index in STEPS of what is being done now; -1 before the first."""
+    return next((i for i, (phase, _) in enumerate(STEPS) if phase is server.phase), -1)
+
+
+def message(server: Server, queue_position: int | None = None) -> str:
+    """Return one sentence about what happens with the server now."""
+    match server.phase:
+        case Phase.QUEUED if queue_position and queue_position > 1:
+            return f"Waiting for a place: you are number {queue_position} in line."
+        case Phase.QUEUED if queue_position:
+            return "Waiting for a place: you are next."
+        case Phase.QUEUED:
+            return "Waiting for a place."
+        case Phase.STARTING:
+            return "Making your container."
+        case Phase.BOOTING:
+            return "Your notebook is starting."
+        case Phase.READY:
+            return "Your server is ready. Opening the door."
+        case Phase.STOPPING if server.wanted is Wanted.RUNNING:
+            return "Ending the previous server before the new one starts."
+        case Phase.STOPPING:
+            return "Your server is being stopped."
+        case Phase.FAILED if server.failure:
+            return server.failure.sentence
+        case Phase.FAILED:
+            return "Your server could not be started. Your files are safe."
+    return "Your server is not running."
+
+
+def duration(seconds: float) -> str:
+    """Return "3 minutes" and the like."""
+    count, unit = max(0, int(seconds)), "second"
+    for size, larger in ((60, "minute"), (60, "hour"), (24, "day")):
+        if count < size:
+            break
+        count, unit = count // size, larger
+    return f"{count} {unit}{'' if count == 1 else 's'}"
+
+
+def ago(at: datetime | None, now: datetime) -> str:
+    """Return "3 minutes ago", "just now" or "never"."""
+    if at is None:
+        return "never"
+    seconds = (now - at).total_seconds()
+    return "just now" if seconds < 10 else f"{duration(seconds)} ago"
+
+
+def clock(at: datetime) -> str:
+    """Return the moment for a machine and for a tooltip."""
+    return at.isoformat(timespec="seconds")
+
+
+def browser(user_agent: str) -> str:
+    """Return "Firefox on Linux" of a User-Agent header, as far as it can be told."""
+    name = next((word for word, mark in (
+        ("Edge", r"Edg(e|A|iOS)?/"), ("Opera", r"OPR/"), ("Firefox", r"Firefox/|FxiOS/"),
+        ("Chrome", r"Chrome/|CriOS/|Chromium/"), ("Safari", r"Safari/"), ("a script", r"python|curl|wget|httpx"),
+    ) if re.search(mark, user_agent, re.IGNORECASE)), "an unknown browser")
+    system = next((word for word, mark in (
+        ("Android", "Android"), ("iPhone", "iPhone"), ("iPad", "iPad"), ("ChromeOS", "CrOS"), ("Windows", "Windows"),
+        ("macOS", "Mac OS"), ("Linux", "Linux"),
+    ) if mark in user_agent), "")
+    return f"{name} on {system}" if system else name
