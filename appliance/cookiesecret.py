@@ -13,13 +13,13 @@ from pathlib import Path
 from appliance.errors import Misconfigured
 
 
-def load_cookie_secret(path: Path) -> bytes:
+def load_cookie_secret(path: Path, *, variable: str = "JPY_COOKIE_SECRET") -> bytes:
     """Return the secret that signs logins; makes the file (0600, hex) if there is none. Raises Misconfigured.
 
-    JPY_COOKIE_SECRET (hex) wins, as JupyterHub has it.
+    The environment's `variable` (hex) wins, as JupyterHub has it; "" is none.
     """
-    if os.environ.get("JPY_COOKIE_SECRET"):
-        return _secret(os.environ["JPY_COOKIE_SECRET"], "JPY_COOKIE_SECRET", "Unset it, or set it to 64 hex digits.")
+    if variable and os.environ.get(variable):
+        return _secret(os.environ[variable], variable, "Unset it, or set it to 64 hex digits.")
     try:
         if not path.exists():
             _create_secret(path)
