@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -25,7 +26,9 @@ from appliance.errors import ApplianceError, Misconfigured
 from appliance.hub.accounts import Accounts, StoredPasswords
 from appliance.hub.changes import Changes
 from appliance.hub.hub import Hub
+from appliance.hub.lifecycle import Lifecycle
 from appliance.hub.lock import HubLock
+from appliance.hub.probe import Probe
 from appliance.hub.reconciler import Reconciler
 from appliance.hub.routes import Routes
 from appliance.hub.servers import Servers
@@ -39,11 +42,11 @@ from appliance.store.database import Database
 from appliance.store.servers import want_all_stopped
 from appliance.web.app import create_api_app, create_app
 
-logger = log.get(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Box:
-    """Everything that one Hub consists of. on_step: see Reconciler."""
+    """Everything that one Hub consists of. on_step: see Lifecycle."""
 
     def __init__(self, settings: Settings, *, on_step: Callable[[str], None] = lambda step: None) -> None:
         self.settings = settings
@@ -62,10 +65,11 @@ class Box:
         changes = Changes(self.db)
         routes = Routes(urls, self.spawner, capability_key, token_key, settings.public_origin)
         specs = Specs(urls, self.spawner, settings.hub_port)
+        self._probe = Probe()
+        lifecycle = Lifecycle(self.db, self.spawner, self.proxy, self.homes, self.authenticator, routes, specs, changes,
+                              self._probe, on_step)
         self.reconciler = Reconciler(
-            self.db, self.spawner, self.proxy, self.homes, self.authenticator, routes, specs, changes,
-            limit=settings.concurrent_spawn_limit or sys.maxsize, active_limit=settings.active_server_limit,
-            on_step=on_step)
+            lifecycle, limit=settings.concurrent_spawn_limit or sys.maxsize, active_limit=settings.active_server_limit)
         servers = Servers(self.db, self.spawner, self.proxy, self.reconciler, routes, specs, changes, capability_key)
         sessions = Sessions(
             self.db, SessionTokens(derive_key(secret, "session"), settings.cookie_max_age),
@@ -90,17 +94,17 @@ class Box:
         self.db.ensure_current()
         hub_socket = _listen(self.settings.hub_ip, self.settings.hub_port)
         try:
-            async with anyio.create_task_group() as tasks:
-                async with _serving(tasks, create_app(self.hub), hub_socket):
-                    await self.proxy.start()
-                    tasks.start_soon(self.proxy.run)
-                    tasks.start_soon(self.reconciler.run)
-                    tasks.start_soon(self._serve_api_to_servers)
-                    started()
-                    await anyio.sleep_forever()
+            async with anyio.create_task_group() as tasks, _serving(tasks, create_app(self.hub), hub_socket):
+                await self.proxy.start()
+                tasks.start_soon(self.proxy.run)
+                tasks.start_soon(self.reconciler.run)
+                tasks.start_soon(self._serve_api_to_servers)
+                started()
+                await anyio.sleep_forever()
         finally:
             with anyio.CancelScope(shield=True):
                 await self.spawner.close()
+                await self._probe.close()
             self.db.close()
 
     async def _serve_api_to_servers(self) -> None:

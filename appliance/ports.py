@@ -118,9 +118,10 @@ class Authenticator(LoggingConfigurable):
             raise LoginRefused()
         identity = Identity(name, None if admin is None else bool(admin), bool(model.get("must_change_password")))
         if self.post_auth_hook is not None:
-            identity = await self.post_auth_hook(self, request, identity)
-            if identity is None:
+            hooked: Identity | None = await self.post_auth_hook(self, request, identity)
+            if hooked is None:
                 raise LoginRefused()
+            return hooked
         return identity
 
     async def check_allowed(self, name: str) -> bool:

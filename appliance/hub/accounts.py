@@ -16,7 +16,7 @@ from appliance.hub.sessions import Sessions
 from appliance.hub.throttle import Throttle
 from appliance.ports import Authenticator, Identity, LoginRequest
 from appliance.store import users as store
-from appliance.store.database import Database
+from appliance.store.database import Database, Transaction
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Accounts:
         return hmac.new(self._device_key, name.encode(), hashlib.sha256).hexdigest()
 
 
-def _ensure_user(t: store.Transaction, identity: Identity) -> User:
+def _ensure_user(t: Transaction, identity: Identity) -> User:
     user = store.find(t, identity.name) or store.add(t, identity.name, actor=identity.name)
     if identity.admin is not None:
         store.set_admin(t, user.id, identity.admin)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from appliance.domain.limits import format_bytes
 from appliance.domain.server import Failure
 from appliance.errors import (
@@ -15,18 +13,11 @@ from appliance.errors import (
     OutOfMemory,
     SpawnError,
 )
+from appliance.log import redact
 from appliance.ports import ActualServer
-
-_SECRET = re.compile(r"((?:token|password|secret|authorization)\S*?[=: ]+)(?:token |bearer )?[^\s&\"']+", re.IGNORECASE)
-
 
 def to_failure(error: ApplianceError) -> Failure:
     return Failure(error.code, error.sentence, error.action, redact(error.evidence))
-
-
-def redact(text: str) -> str:
-    """Return log lines without the values of tokens and passwords."""
-    return _SECRET.sub(r"\1…", text)
 
 
 def why_ended(actual: ActualServer | None, logs: str, *, mem_limit_bytes: int | None = None) -> ApplianceError:

@@ -7,14 +7,13 @@ nobody a running server or a file. People sign in again; local passwords are set
 from __future__ import annotations
 
 import logging
-
-from sqlalchemy.orm import Session as Transaction
+from collections.abc import Sequence
 
 from appliance.domain.names import validate_username
 from appliance.errors import BadName
 from appliance.ports import ActualServer, ActualState, Home, Homes, Spawner
 from appliance.store import servers, users
-from appliance.store.database import Database
+from appliance.store.database import Database, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +28,14 @@ async def adopt_unknown(db: Database, spawner: Spawner, homes: Homes) -> None:
         return
     all_homes = {home.uid: home for home in await homes.list()}
     restore = list(all_homes.values()) if empty else [all_homes[s.uid] for s in unknown if s.uid in all_homes]
-    for home in restore:
-        await db.transact(lambda t, home=home: _ensure_user(t, home))
-    for server in unknown:
-        if await db.transact(lambda t, server=server: _adopt(t, server)):
+    await db.transact(lambda t: _put_back(t, restore, unknown))
+
+
+def _put_back(t: Transaction, homes: Sequence[Home], running: Sequence[ActualServer]) -> None:
+    for home in homes:
+        _ensure_user(t, home)
+    for server in running:
+        if _adopt(t, server):
             log.warning("Server %s of %s runs but was not in the database; it was put back.",
                         server.server_id, server.user_name)
 

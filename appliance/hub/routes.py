@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy.orm import Session as Transaction
-
 from appliance.domain.capability import Capability, injected_token
 from appliance.domain.route import Route
 from appliance.domain.server import Phase, Server
@@ -13,6 +11,7 @@ from appliance.domain.urls import Urls
 from appliance.domain.user import Session
 from appliance.ports import Spawner
 from appliance.store import servers, sessions
+from appliance.store.database import Transaction
 
 
 class Routes:

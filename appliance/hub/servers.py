@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from math import exp
 
 from appliance.domain.capability import Capability, verify
 from appliance.domain.names import validate_servername
@@ -18,6 +19,8 @@ from appliance.store import servers as store
 from appliance.store import sessions as session_store
 from appliance.store import users
 from appliance.store.database import Database
+
+TYPICAL_BOOT_S = 3.0
 
 
 class Servers:
@@ -55,10 +58,10 @@ class Servers:
 
     async def stop(self, user: User, server_name: str = "", *, actor: str) -> Server | None:
         """Want a server stopped and return at once."""
-        server = await self._db.read(lambda t: store.find(t, user.id, server_name))
-        if server is None:
+        found = await self._db.read(lambda t: store.find(t, user.id, server_name))
+        if found is None:
             return None
-        server = await self._db.transact(lambda t: store.want_stopped(t, server.id, actor=actor))
+        server = await self._db.transact(lambda t: store.want_stopped(t, found.id, actor=actor))
         if server is not None:
             self._reconciler.wake(server.id)
             self._changes.notify(server.id)
@@ -101,6 +104,12 @@ class Servers:
 
     def queue_position(self, server_id: str) -> int | None:
         return self._reconciler.queue_position(server_id)
+
+    def progress(self, server: Server) -> float:
+        """Return how far a start is, 0 to 1: by its phase, and while the app boots by the time it has taken so far."""
+        if server.phase is Phase.BOOTING:
+            return 0.4 + 0.55 * (1 - exp(-(datetime.now(UTC) - server.phase_at).total_seconds() / TYPICAL_BOOT_S))
+        return {Phase.QUEUED: 0.05, Phase.STARTING: 0.2, Phase.READY: 1.0}.get(server.phase, 0.0)
 
     def landing(self, server: Server) -> str:
         return self._specs.landing(server)

@@ -33,16 +33,21 @@ class Sessions:
     async def find(self, tokens: Sequence[str]) -> Session | None:
         """Return the living session of the first token that verifies; a page can toss more cookies of the same name."""
         for token in tokens[:8]:
-            claims = self._tokens.read(token)
-            if claims is None:
-                continue
-            session = await self._db.read(lambda t, claims=claims: store.find(t, claims.session_id))
-            if session is None or session.user.id != claims.user_id:
-                continue
-            if (datetime.now(UTC) - session.last_seen_at).total_seconds() > TOUCH_EVERY_S:
-                await self._db.transact(lambda t, session=session: store.touch(t, session.id))
-            return session
+            session = await self._of(token)
+            if session is not None:
+                return session
         return None
+
+    async def _of(self, token: str) -> Session | None:
+        claims = self._tokens.read(token)
+        if claims is None:
+            return None
+        session = await self._db.read(lambda t: store.find(t, claims.session_id))
+        if session is None or session.user.id != claims.user_id:
+            return None
+        if (datetime.now(UTC) - session.last_seen_at).total_seconds() > TOUCH_EVERY_S:
+            await self._db.transact(lambda t: store.touch(t, session.id))
+        return session
 
     async def list(self, user: User) -> list[Session]:
         return await self._db.read(lambda t: store.of_user(t, user.id))

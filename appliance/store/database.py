@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from appliance.errors import DatabaseDown, DiskFull, Misconfigured
 
+Transaction = Session
 T = TypeVar("T")
 
 HEAD = "0001"           # the newest migration of this program
@@ -90,6 +91,9 @@ class Database:
         elif found != HEAD:
             raise Misconfigured(f"The database {self.shown_url} has an older schema ({found}; needed: {HEAD}).",
                                 action="Make a copy of it, then run: appliance upgrade-db")
+        if self.engine.dialect.name == "sqlite":  # kept in the file, so only once it is known to be ours
+            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
     def upgrade(self) -> str:
         """Bring the schema up to date and return the revision. Alembic runs in a process of its own: it is needed once
@@ -118,6 +122,8 @@ def normalize_url(url: str) -> str:
         elif parsed.get_backend_name() != "sqlite":
             raise Misconfigured("Only SQLite and PostgreSQL databases can be used.",
                                 action="Write sqlite:///FILE or postgresql://USER@HOST/NAME.")
+        elif parsed.database in (None, "", ":memory:"):
+            raise Misconfigured("A database in memory would forget everybody.", action="Write sqlite:///FILE.")
         return parsed.render_as_string(hide_password=False)
     except (ArgumentError, NoSuchModuleError) as error:
         raise Misconfigured(f"“{url}” is not the address of a database.",
@@ -136,7 +142,6 @@ def _make_engine(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, record: Any) -> None:
         connection.isolation_level = None  # the driver must not begin by itself: `begin` below does
-        connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA cache_size=-512")

@@ -1,0 +1,177 @@
+"""The steps by which one server comes up and goes down. Each may be the last one before the Hub is killed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import anyio
+
+from appliance.domain.server import Phase, Server, Wanted
+from appliance.errors import AppAnswersErrors, ApplianceError, AppNeverListened, StopTimeout, Unavailable
+from appliance.hub.changes import Changes
+from appliance.hub.failures import to_failure, why_ended
+from appliance.hub.probe import Probe
+from appliance.hub.routes import Routes
+from appliance.hub.specs import Specs
+from appliance.ports import ActualServer, ActualState, Authenticator, Homes, Proxy, Spawner
+from appliance.store import servers as store
+from appliance.store.database import Database
+
+log = logging.getLogger(__name__)
+
+STOP_MARGIN_S = 20        # beyond the spawner's own stop_timeout
+
+
+@dataclass(frozen=True)
+class Lifecycle:
+    """on_step is told the name of each step done, for tests that end the Hub there."""
+
+    db: Database
+    spawner: Spawner
+    proxy: Proxy
+    homes: Homes
+    authenticator: Authenticator
+    routes: Routes
+    specs: Specs
+    changes: Changes
+    probe: Probe
+    on_step: Callable[[str], None] = lambda step: None
+
+    # -- up ----------------------------------------------------------------------------------------------------------
+    async def start(self, server: Server) -> Server | None:
+        """From STARTING to BOOTING: home, container, route. None if it was meanwhile wanted otherwise."""
+        with anyio.fail_after(max(left_s(server), 0)):
+            await self.spawner.check_image(server.image)
+            home = await self.homes.ensure(server.uid, server.user_name)
+            self.on_step("home")
+            extra: dict[str, str] = {}
+            await self.authenticator.pre_spawn_start(server.user_name, extra)
+            spec = self.specs.of(server, home, self.routes.token(server), extra)
+            handle = await self.spawner.start(spec)
+        self.on_step("created")
+        booting = await self.enter(server, Phase.BOOTING, deadline_s=self.spawner.http_timeout, url=handle.url,
+                                   spec_hash=self.spawner.spec_hash(spec))
+        # written now, the route is live long before the app answers
+        route = await self.db.read(lambda t: self.routes.wanted(t, server.id))
+        if route is not None:
+            await self.proxy.add(route)
+        self.on_step("route")
+        return booting
+
+    async def answers(self, server: Server, pause: Callable[[], Awaitable[bool]]) -> bool:
+        """Wait in BOOTING until the app answers; False if it is no longer to. Raises why it never will.
+
+        pause: waits a moment, True if there is news of this server.
+        """
+        url, token = self.specs.probe_url(server), self.routes.token(server)
+        status: int | None = None
+        news = True
+        while left_s(server) > 0:
+            if news:  # a click, or the engine has something to say
+                current = await self.get(server.id)
+                if current is None or current.wanted is Wanted.STOPPED or current.start_no != server.start_no:
+                    return False
+                actual = await self.spawner.inspect(server.id)
+                if actual is None or actual.state is ActualState.EXITED:
+                    raise await self.why_ended(server, actual)
+            if await self.probe.listens(server.url):
+                status = await self.probe.status(url, token=token, timeout_s=min(max(left_s(server), 0.1), 10))
+                if status is not None and status < 500:
+                    return True
+            news = await pause()
+        logs = await self.spawner.logs(server.id)
+        if status is None:
+            raise AppNeverListened(evidence=logs)
+        raise AppAnswersErrors(evidence=f"GET {url} answers {status}.\n{logs}")
+
+    async def let_in(self, server: Server) -> None:
+        """From BOOTING to READY, once the proxy serves the route."""
+        await self.refresh_route(server.id)
+        self.on_step("route-live")
+        await self.enter(server, Phase.READY)
+
+    async def check(self, server: Server) -> None:
+        """A server that is READY: does it still run?"""
+        actual = await self.spawner.inspect(server.id)
+        if actual is None or actual.start_no != server.start_no or (
+                actual.state not in (ActualState.RUNNING, ActualState.PAUSED)):
+            await self.fail(server, await self.why_ended(server, actual))
+
+    # -- down --------------------------------------------------------------------------------------------------------
+    async def bring_down(self, server: Server) -> None:
+        """Make it STOPPED, or clean up after a FAILED one. Raises EngineDown until its deadline."""
+        if server.phase in (Phase.STOPPED, Phase.FAILED):
+            await self.proxy.remove(server.id)
+            await self.spawner.stop(server.id)
+        elif server.phase is not Phase.STOPPING:
+            stopping = await self.enter(server, Phase.STOPPING, deadline_s=self.spawner.stop_timeout + STOP_MARGIN_S)
+            if stopping is not None:
+                await self.bring_down(stopping)
+            return
+        else:
+            try:
+                await self.end(server)
+            except TimeoutError:
+                await self.fail(server, StopTimeout())
+                return
+            except Unavailable as error:
+                if left_s(server) > 0:
+                    raise
+                await self.fail(server, error)
+                return
+            await self.enter(server, Phase.STOPPED)
+        if server.user_deleted:
+            await self.db.transact(lambda t: store.delete(t, server.id))
+
+    async def end(self, server: Server) -> None:
+        """Route first, then container. Raises TimeoutError at the deadline."""
+        await self.proxy.remove(server.id)
+        self.on_step("route-removed")
+        with anyio.fail_after(max(left_s(server), 1)):
+            await self.spawner.stop(server.id)
+        self.on_step("container-removed")
+
+    async def fail(self, server: Server, error: ApplianceError) -> None:
+        """Settle as FAILED and say why; then remove what is left. Raises EngineDown (a sweep removes it later)."""
+        log.warning("Server %s of %s: %s (%s)", server.id, server.user_name, error.sentence, error.code)
+        await self.db.transact(lambda t: store.fail(t, server.id, to_failure(error), start_no=server.start_no))
+        self.on_step("failed")
+        self.changes.notify(server.id)
+        await self.proxy.remove(server.id)
+        await self.spawner.stop(server.id)  # its cause has been read
+
+    async def why_ended(self, server: Server, actual: ActualServer | None) -> ApplianceError:
+        logs = await self.spawner.logs(server.id) if actual is not None else ""
+        return why_ended(actual, logs, mem_limit_bytes=self.spawner.mem_limit)
+
+    # -- both --------------------------------------------------------------------------------------------------------
+    async def get(self, server_id: str) -> Server | None:
+        return await self.db.read(lambda t: store.get(t, server_id))
+
+    async def enter(self, server: Server, phase: Phase, *, deadline_s: float | None = None, url: str | None = None,
+                    spec_hash: str | None = None) -> Server | None:
+        """Write a phase; None if this start is over."""
+        entered = await self.db.transact(lambda t: store.enter_phase(
+            t, server.id, phase, start_no=server.start_no, deadline_s=deadline_s, url=url, spec_hash=spec_hash))
+        self.changes.notify(server.id)
+        self.on_step(str(phase))
+        return entered
+
+    async def refresh_route(self, server_id: str) -> None:
+        """Bring one server's route to what the store wants, and return when the proxy serves it."""
+        route = await self.db.read(lambda t: self.routes.wanted(t, server_id))
+        if route is None:
+            await self.proxy.remove(server_id)
+        else:
+            await self.proxy.add(route)
+        await self.proxy.wait_live(server_id)
+
+
+def left_s(server: Server) -> float:
+    """Return the seconds until the server's deadline."""
+    if server.deadline_at is None:
+        return 60.0
+    return (server.deadline_at - datetime.now(UTC)).total_seconds()
