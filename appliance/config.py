@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -134,53 +134,69 @@ class Settings:
 
 # ----------------------------------------------------------------------------------------------------- command line --
 _FLAGS = (
-    (("--ip",), "JupyterHub.ip", "ADDRESS"), (("--port",), "JupyterHub.port", "PORT"),
-    (("--base-url",), "JupyterHub.base_url", "PATH"), (("--ssl-key",), "JupyterHub.ssl_key", "FILE"),
-    (("--ssl-cert",), "JupyterHub.ssl_cert", "FILE"), (("--db",), "JupyterHub.db_url", "URL"),
+    ("--ip", "JupyterHub.ip", "ADDRESS"), ("--port", "JupyterHub.port", "PORT"),
+    ("--base-url", "JupyterHub.base_url", "PATH"), ("--ssl-key", "JupyterHub.ssl_key", "FILE"),
+    ("--ssl-cert", "JupyterHub.ssl_cert", "FILE"), ("--db", "JupyterHub.db_url", "URL"),
 )
+_ALL_FLAGS = frozenset(flag for flag, _, _ in _FLAGS)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every command takes."""
-    add: Callable[..., Any] = parser.add_argument_group("configuration").add_argument
-    add("-f", "--config", metavar="FILE", help=f"read this file; without it {DEFAULT_FILE}, if there is one")
-    for names, option, metavar in _FLAGS:
+def add_arguments(parser: argparse.ArgumentParser, flags: Container[str] = _ALL_FLAGS) -> None:
+    """Add -f, --debug and `flags`; those that are not given on a command line do not appear in what is parsed."""
+    add = parser.add_argument_group("configuration").add_argument
+    add("-f", "--config", metavar="FILE", default=argparse.SUPPRESS,
+        help=f"read this file; without it {DEFAULT_FILE}, if there is one")
+    for flag, option, metavar in (row for row in _FLAGS if row[0] in flags):
         trait = JupyterHub.class_traits()[option.partition(".")[2]]
         default = f" (default: {trait.default_value})" if trait.default_value else ""
-        add(*names, dest=option, metavar=metavar, help=f"{trait.help[0].lower()}{trait.help[1:].rstrip('.')}{default}")
-    add("--debug", action="store_true", help="write everything to the log, and tracebacks of errors")
-    add("--Class.option=VALUE", dest="_", action="store_true", default=argparse.SUPPRESS,
-        help="set any option; --help-all lists them")
+        add(flag, dest=option, metavar=metavar, default=argparse.SUPPRESS,
+            help=f"{trait.help[0].lower()}{trait.help[1:].rstrip('.')}{default}")
+    add("--debug", action="store_true", default=argparse.SUPPRESS,
+        help="write everything to the log, and tracebacks of errors")
 
 
-def overrides(parsed: argparse.Namespace, extra: Sequence[str]) -> Config:
-    """Return what the command line sets. extra: what argparse did not know. Raises Misconfigured."""
-    given: dict[tuple[str, str], list[str]] = {}
-    for _, option, _ in _FLAGS:
-        if getattr(parsed, option) is not None:
-            section, _, name = option.partition(".")
-            given[section, name] = [getattr(parsed, option)]
-    words = list(extra)
+def split_options(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str, str]]]:
+    """Take each --Class.option=VALUE out of a command line; return the rest, and (class, option, value) of each.
+    Raises Misconfigured."""
+    rest: list[str] = []
+    options: list[tuple[str, str, str]] = []
+    words = list(argv)
     while words:
         word = words.pop(0)
         match = re.fullmatch(r"--([A-Z]\w*)\.(\w+)(?:=(.*))?", word, re.DOTALL)
-        if match is None or (match[3] is None and not words):
-            raise Misconfigured(f"There is no option “{word}”; see “appliance --help”.")
-        given.setdefault((match[1], match[2]), []).append(words.pop(0) if match[3] is None else match[3])
+        if match is None:
+            rest.append(word)
+        elif match[3] is None and not words:
+            raise Misconfigured(f"The option {word} needs a value: {word}=VALUE.")
+        else:
+            options.append((match[1], match[2], words.pop(0) if match[3] is None else match[3]))
+    return rest, options
+
+
+def overrides(parsed: argparse.Namespace, options: Iterable[tuple[str, str, str]]) -> Config:
+    """Return what the command line sets, with the options that `split_options` took out of it."""
+    given: dict[tuple[str, str], list[str]] = {}
+    for _, option, _ in _FLAGS:
+        if hasattr(parsed, option):
+            section, _, name = option.partition(".")
+            given[section, name] = [getattr(parsed, option)]
+    for section, name, value in options:
+        given.setdefault((section, name), []).append(value)
     config = Config()
     for (section, name), values in given.items():
         config[section][name] = GivenOnCommandLine(values)
-    if parsed.debug:
+    if getattr(parsed, "debug", False):
         config.JupyterHub.log_level = "DEBUG"
     return config
 
 
 def load_settings(argv: Sequence[str] = ()) -> Settings:
     """Return the settings for a command line like ["-f", "my_config.py", "--port=8080"]. Raises Misconfigured."""
+    rest, options = split_options(argv)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_arguments(parser)
-    parsed, extra = parser.parse_known_args(argv)
-    return settings_from(parsed.config, overrides(parsed, extra))
+    parsed = parser.parse_args(rest)
+    return settings_from(getattr(parsed, "config", None), overrides(parsed, options))
 
 
 def settings_from(config_file: str | None, given: Config) -> Settings:
