@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sqlite3
 import subprocess
@@ -92,8 +93,8 @@ class Database:
             raise Misconfigured(f"The database {self.shown_url} has an older schema ({found}; needed: {HEAD}).",
                                 action="Make a copy of it, then run: appliance upgrade-db")
         if self.engine.dialect.name == "sqlite":  # kept in the file, so only once it is known to be ours
-            with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            with contextlib.closing(self.engine.raw_connection()) as connection:
+                connection.cursor().execute("PRAGMA journal_mode=WAL")
 
     def upgrade(self) -> str:
         """Bring the schema up to date and return the revision. Alembic runs in a process of its own: it is needed once
