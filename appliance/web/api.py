@@ -59,7 +59,7 @@ async def get_user(visit: Visit) -> Response:
 async def start_server(visit: Visit) -> Response:
     user, server = await _named_server(visit)
     if server.ready or (server.phase.pending and server.wanted is Wanted.RUNNING):
-        raise BadInput(f"{user.name}’s server is already {'running' if server.ready else 'starting'}.")
+        raise BadInput(f"{user.name}'s server is already {'running' if server.ready else 'starting'}.")
     image = (await _options(visit)).get("image", "")
     if not isinstance(image, str) or len(image) > 255:
         raise BadInput("“image” has to be the name of an image.")
@@ -71,8 +71,8 @@ async def stop_server(visit: Visit) -> Response:
     user, server = await _named_server(visit)
     if server.phase in (Phase.STOPPED, Phase.FAILED):
         return Response(status_code=204)
-    server = await visit.hub.servers.stop(user, server.name, actor=visit.somebody().name)
-    return Response(status_code=204 if server.phase is Phase.STOPPED else 202)
+    now = await visit.hub.servers.stop(user, server.name, actor=visit.somebody().name)
+    return Response(status_code=204 if now is None or now.phase is Phase.STOPPED else 202)
 
 
 async def progress(visit: Visit) -> Response:

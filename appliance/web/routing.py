@@ -67,11 +67,7 @@ def route(entry: Entry, hub: Hub, *, public: bool = True, base: str = "") -> Rou
     async def endpoint(request: Request) -> Response:
         visit = Visit.of(request, hub, trust_proxy=public, api=entry.api)
         try:
-            response = await _answer(visit, entry, public)
-        except ApplianceError as error:
-            response = _turned_away(visit, error) or show_error(visit, error)
-        except HTTPException as error:
-            response = show_error(visit, of_http(error.status_code), status=error.status_code)
+            response = await _explained(visit, _answer(visit, entry, public))
         except ClientDisconnect:
             return Response(status_code=400)
         except Exception:  # the root of a request
@@ -81,6 +77,16 @@ def route(entry: Entry, hub: Hub, *, public: bool = True, base: str = "") -> Rou
         return visit.finish(response)
 
     return Route(f"{base or hub.urls.base}{entry.path}", endpoint, methods=list(entry.methods), name=entry.handler.__name__)
+
+
+async def _explained(visit: Visit, answer: Awaitable[Response]) -> Response:
+    """Turn what was refused on purpose into its page."""
+    try:
+        return await answer
+    except ApplianceError as error:
+        return _turned_away(visit, error) or show_error(visit, error)
+    except HTTPException as error:
+        return show_error(visit, of_http(error.status_code), status=error.status_code)
 
 
 async def _answer(visit: Visit, entry: Entry, public: bool) -> Response:

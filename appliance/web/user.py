@@ -63,7 +63,9 @@ async def find_capability(visit: Visit, path: str) -> tuple[Session, Server] | N
     found: list[tuple[Session, Server]] = []
     for name, values in visit.cookies.items():
         server_id = server_id_of_cookie(name)
-        for value in values[:10] if server_id else ():
+        if server_id is None:
+            continue
+        for value in values[:10]:
             checked = await visit.hub.servers.check_capability(server_id, value)
             if checked and path.startswith(visit.urls.server(checked[1].user_name, checked[1].name)):
                 found.append(checked[:2])
@@ -146,7 +148,8 @@ def _asked_for(visit: Visit) -> str:
 async def _wait_for_cause(visit: Visit, server: Server) -> Server:
     try:
         async with asyncio.timeout(CAUSE_TIMEOUT_S):
-            async for server in visit.hub.events.follow(server.id):
+            async for newer in visit.hub.events.follow(server.id):
+                server = newer
                 if not server.ready:
                     break
     except TimeoutError:

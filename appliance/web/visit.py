@@ -66,7 +66,7 @@ class Visit:
     @property
     def request_origin(self) -> str:
         """"https://box.school:8000" as the request itself says, "" where it does not say it properly."""
-        headers, scheme = self.request.headers, self.request.scope.get("scheme", "http")
+        headers, scheme = self.request.headers, str(self.request.scope.get("scheme", "http"))
         host = headers.get("host", "")
         if self.trusted:
             scheme = headers.get("x-forwarded-proto", scheme)
