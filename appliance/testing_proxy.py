@@ -133,11 +133,12 @@ class ProxyContract:
 
     async def test_a_new_capability_replaces_the_old_one(self, proxy: Proxy, route: Route) -> None:
         renewed = replace(route, start_no=2, capabilities=("session.2.owner.new",))
-        for version in (route, renewed):
-            await proxy.add(version)
-            await proxy.wait_live(route.server_id)
-        assert await self.destination(proxy, "/user/alice/", cookie_of(route)) == HUB
-        assert await self.destination(proxy, "/user/alice/", cookie_of(renewed)) == route.url
+        for write in (proxy.add, lambda route: proxy.set_routes({route.server_id: route})):
+            for version, other in ((route, renewed), (renewed, route)):
+                await write(version)
+                await proxy.wait_live(route.server_id)
+                assert await self.destination(proxy, "/user/alice/", cookie_of(version)) == route.url
+                assert await self.destination(proxy, "/user/alice/", cookie_of(other)) == HUB
 
     async def test_a_named_server_is_not_the_default_one(
         self, proxy: Proxy, route: Route, servers: tuple[str, str],

@@ -46,6 +46,9 @@ class RouteFolder:
         """Make these the wanted files and say whether others were removed; those that stay are never away, and
         unchanged ones are not touched."""
         dropped = [self.drop(name) for name in list(self._wanted) if name not in files]
+        for name in files:
+            if self._wanted.get(name) != files[name]:
+                self._seen.pop(name, None)
         self._wanted = dict(files)
         self.repair(quiet=True)
         return any(dropped)

@@ -84,6 +84,7 @@ def static_config(edge: Edge) -> Config:
         "http": {
             # X_Appliance_Proxy and the like are other names of X-Appliance-Proxy for some apps
             "aliasHeadersStrategy": "delete",
+            "encodeQuerySemicolons": True,  # else Traefik makes them "&"
             "encodedCharacters": {"allowEncodedNullCharacter": False},
         },
         # a read timeout covers the whole body and would cut long uploads
@@ -151,11 +152,6 @@ def fixed_config(edge: Edge) -> Config:
                     "minResponseBodyBytes": 1024, "encodings": ["zstd", "br", "gzip"],
                     "excludedContentTypes": list(NOT_COMPRESSED),
                 }},
-                # 503 stays the app's own: Traefik itself says 502 (refused) or 504 (no answer to the dial)
-                "errors": {"errors": {
-                    "status": ["502", "504"], "service": "hub",
-                    "query": f"{edge.base_url}hub/error/{{status}}?url={{url}}",
-                }},
             },
             "services": {"hub": _service(edge.hub_url)},
             "serversTransports": {"servers": {
@@ -192,7 +188,7 @@ def server_file(edge: Edge, route: Route, generation: int = 0) -> ServerFile:
     prefix = literal(route.prefix)
     if not (prefix.startswith(edge.base_url) and prefix.endswith("/") and len(prefix) > 1):
         raise BadName("A route's path begins with the base URL and ends with a slash.")
-    headers, strip, auth = f"headers-{server_id}", f"strip-{server_id}", f"authorize-{server_id}"
+    headers, strip, auth, errors = (f"{what}-{server_id}" for what in ("headers", "strip", "authorize", "errors"))
     inner = [headers, *([strip] if route.strip_prefix else [])]
     # The longer prefix first (a named server's is below the default one's); the capability before the slower way.
     priority = 1000 + 10 * len(prefix.encode())
@@ -205,12 +201,12 @@ def server_file(edge: Edge, route: Route, generation: int = 0) -> ServerFile:
     service = f"server-{server_id}"  # the same for every version, so that its counters go on
     routers = {f"token-{server_id}-{version}": router(
         f"{path} && HeaderRegexp(`Authorization`, `(?i)^(token|bearer) `)", 1, service,
-        ["errors", "to-hub", auth, *inner, "compress"])}
+        [errors, "to-hub", auth, *inner, "compress"])}
     if route.capabilities:
         values = "|".join(re.escape(_checked(_CAPABILITY, value)) for value in route.capabilities)
         cookie = f"(^|;\\s*){cookie_name(server_id)}=({values})\\s*(;|$)"
         routers[f"cookie-{server_id}-{version}"] = router(
-            f"{path} && HeaderRegexp(`Cookie`, `{cookie}`)", 2, service, ["errors", *inner, "compress"])
+            f"{path} && HeaderRegexp(`Cookie`, `{cookie}`)", 2, service, [errors, *inner, "compress"])
     if prefix.count("/") > edge.base_url.count("/") + 2:
         # A named server: who is not let in goes to the Hub, not to the default server whose prefix matches too.
         routers[f"else-{server_id}-{version}"] = router(
@@ -223,6 +219,12 @@ def server_file(edge: Edge, route: Route, generation: int = 0) -> ServerFile:
         headers: {"headers": {
             "customRequestHeaders": request_headers,
             "customResponseHeaders": dict.fromkeys(REMOVED_RESPONSE_HEADERS, ""),
+        }},
+        # 503 stays the app's own: Traefik itself says 502 (refused) or 504 (no answer to the dial). {url} is absolute,
+        # with the Host that the client said, and without the prefix where that was stripped.
+        errors: {"errors": {
+            "status": ["502", "504"], "service": "hub",
+            "query": f"{edge.base_url}hub/error/{{status}}?server={server_id}&url={{url}}",
         }},
         # An answer without Authorization removes it: a user's API token never reaches a container.
         auth: {"forwardAuth": {
