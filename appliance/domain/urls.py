@@ -53,7 +53,7 @@ class Urls:
         if len(target) > 4096 or any(ord(char) <= 0x20 or ord(char) == 0x7F for char in target):
             raise BadNext()
         reading = target
-        for _ in range(3):
+        for _ in range(6):
             path = reading.split("?", 1)[0].split("#", 1)[0]
             if not reading.startswith("/") or reading[1:2] in ("/", "\\") or "\\" in path or "//" in path:
                 raise BadNext()
@@ -67,6 +67,8 @@ class Urls:
             if decoded == path:
                 break
             reading = decoded
+        else:
+            raise BadNext()
         parts = urlsplit(target)
         if parts.scheme or parts.netloc or not parts.path.startswith(self.base):
             raise BadNext()
