@@ -131,16 +131,16 @@ def duration_s(text: str) -> int:
     match = re.fullmatch(r"(\d{1,9})([smhdw]?)", text.strip())
     seconds = int(match[1]) * _UNITS[match[2]] if match else 0
     if not 0 < seconds <= 100 * 365 * 86400:
-        raise BadOption(f"“{text}” is not a time; write it like 3600, 12h or 30d.")
+        raise BadOption(f"“{text}” is not a time.", action="Write it like 3600, 12h or 30d.")
     return seconds
 
 
 def configurable_classes() -> Iterator[type[Configurable]]:
     """Yield every class with options, parents first: the box, then all drivers that are there."""
     seen: set[type] = set()
-    drivers = (plugins.find(kind, name) for kind in plugins.KINDS for name in kind.builtin)
-    cls: type[Any]
-    for cls in (config.JupyterHub, *drivers):
+    classes: list[type[Any]] = [config.JupyterHub]
+    classes += [plugins.find(kind, name) for kind in plugins.KINDS for name in kind.builtin]
+    for cls in classes:
         for parent in reversed(cls.mro()):
             if parent not in seen and issubclass(parent, Configurable) and parent.class_own_traits(config=True):
                 seen.add(parent)
