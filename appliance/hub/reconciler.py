@@ -101,13 +101,15 @@ class Reconciler:
             await anyio.sleep(RETRY_PAUSE_S)
 
     async def _watch(self) -> None:
+        connected = False
         while True:
             try:
                 async for server_id in self._spawner.watch():
                     if server_id:
                         self.wake(server_id)
-                    else:  # the engine was away: its network and rules may be gone
+                    elif connected:  # the engine was away: its network and rules may be gone
                         self._prepare_again.set()
+                    connected = True
             except Exception:
                 log.exception("Watching the engine failed")
             await anyio.sleep(RETRY_PAUSE_S)
