@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 import re
 import time
@@ -13,7 +14,6 @@ from weakref import WeakValueDictionary
 import anyio
 import anyio.to_thread
 from docker import APIClient
-from docker.errors import APIError, NotFound as NotThere
 from docker.types import HostConfig
 from traitlets import Dict, Integer, List, TraitError, Unicode, Union, default, validate
 
@@ -24,9 +24,8 @@ from appliance.errors import (
     ImageNotAllowed,
     NotFound,
     SpawnError,
-    StopTimeout,
 )
-from appliance.ports import ActualServer, ActualState, ByteSize, ImageOptions, ServerHandle, ServerSpec, Spawner, Usage
+from appliance.ports import ActualServer, ByteSize, ImageOptions, ServerHandle, ServerSpec, Spawner, Usage
 from appliance.spawners import docker_container as containers
 from appliance.spawners import docker_probe
 from appliance.spawners.docker_accounts import AccountFiles
@@ -34,10 +33,11 @@ from appliance.spawners.docker_engine import Engine, NetworkGone
 from appliance.spawners.docker_events import Events
 from appliance.spawners.docker_firewall import INTERNET, Firewall, Rules, host_resolvers, parse_egress, table_name
 from appliance.spawners.docker_network import Bridge, refuse_unsuitable
+from appliance.spawners.docker_servers import ServerContainers
+from appliance.spawners.log_lines import readable
 
 _API_VERSION = "1.41"         # only shapes docker-py's HostConfig
 _GUARD_S = 5.0                # how often the firewall's table and the ports are looked after
-_REMOVAL_S = 20.0
 
 
 class DockerSpawner(Spawner):
@@ -204,6 +204,10 @@ class DockerSpawner(Spawner):
         return found
 
     @property
+    def _containers(self) -> ServerContainers:
+        return ServerContainers(self.namespace, self.network_name)
+
+    @property
     def _accounts(self) -> AccountFiles:
         return AccountFiles(self.state_dir / "accounts", self.namespace)
 
@@ -233,7 +237,6 @@ class DockerSpawner(Spawner):
                 return await self._engine.run(self._start, spec, image, timeout_s=max(60, self.start_timeout))
 
     def _start(self, client: APIClient, spec: ServerSpec, image: str) -> ServerHandle:
-        name = containers.container_name(self.namespace, spec.server_id)
         found = client.inspect_image(image)
         shell = next((line[6:] for line in found["Config"].get("Env") or () if line.startswith("SHELL=")), "/bin/sh")
         config = self._config(spec, image, extra_mounts=self._accounts.mounts(
@@ -243,33 +246,13 @@ class DockerSpawner(Spawner):
         url = f"http://{spec.address}:{self.options(image).port}"
         config["Labels"] = containers.labels(
             spec, namespace=self.namespace, spec_hash=self.spec_hash(spec), image=image, image_id=found["Id"], url=url)
-        made = self._create(client, name, config, spec)
+        made = self._containers.create(client, spec.server_id, spec.start_no, config)
         if made:
             client.start(made)
             self.bridge.isolate()
         return ServerHandle(url)
 
-    def _create(self, client: APIClient, name: str, config: dict[str, Any], spec: ServerSpec) -> str:
-        """Return the id of a new container, "" if the one of this very start runs already."""
-        end = time.monotonic() + _REMOVAL_S
-        while True:
-            try:  # asking first would cost every start a round trip
-                return str(client.create_container_from_config(config, name)["Id"])
-            except APIError as error:
-                if error.status_code != 409 or time.monotonic() > end:
-                    raise
-            there = self._inspect(client, name)
-            if there is None:  # on its way in or out
-                time.sleep(0.05)
-            elif there.start_no == spec.start_no and there.state is ActualState.RUNNING:
-                return ""
-            elif there.start_no == spec.start_no and there.state is ActualState.PAUSED:
-                client.unpause(name)
-                return ""
-            else:
-                self._remove(client, name)
-
-    def _config(self, spec: ServerSpec, image: str, *, extra_mounts: list[dict[str, Any]]) -> dict[str, Any]:
+    def _config(self, spec: ServerSpec, image: str, *, extra_mounts: builtins.list[dict[str, Any]]) -> dict[str, Any]:
         home = self._home(spec)
         mounted = [
             {"Type": "bind", "Source": str(spec.home), "Target": home, "ReadOnly": False},
@@ -303,69 +286,24 @@ class DockerSpawner(Spawner):
 
     async def stop(self, server_id: str) -> None:
         async with self._lock(server_id):
-            await self._engine.run(self._stop, server_id, timeout_s=self.stop_timeout + 30)
+            await self._engine.run(
+                self._containers.stop, server_id, self.stop_timeout, timeout_s=self.stop_timeout + 30)
         self._cpu.pop(server_id, None)
 
-    def _stop(self, client: APIClient, server_id: str) -> None:
-        name = containers.container_name(self.namespace, server_id)
-        try:
-            client.stop(name, timeout=self.stop_timeout)  # thaws a paused one
-        except NotThere:
-            return
-        except APIError as error:
-            if error.status_code != 409:  # being removed already, or an engine that wants it thawed first
-                raise
-            with contextlib.suppress(APIError):
-                client.unpause(name)
-                client.stop(name, timeout=self.stop_timeout)
-        self._remove(client, name)
-
-    def _remove(self, client: APIClient, name: str) -> None:
-        end = time.monotonic() + _REMOVAL_S
-        while True:
-            try:
-                client.remove_container(name, force=True, v=True)
-                return
-            except NotThere:
-                return
-            except APIError as error:
-                if error.status_code != 409:
-                    raise
-                if time.monotonic() > end:
-                    raise StopTimeout(evidence=str(error.explanation)) from error
-                time.sleep(0.05)  # "removal … is already in progress"
-
     # -- what there is ------------------------------------------------------------------------------------------------
-    async def list(self) -> list[ActualServer]:
-        return await self._engine.run(self._list, timeout_s=30, read_only=True)
-
-    def _list(self, client: APIClient) -> list[ActualServer]:
-        rows = client.containers(all=True, filters={"label": f"{containers.NAMESPACE}={self.namespace}"})
-        found = []
-        for row in rows:
-            actual = containers.from_listing(row, self.network_name)
-            if actual is not None and actual.state is ActualState.EXITED:
-                actual = self._inspect(client, row["Id"])  # only there is the cause
-            if actual is not None:
-                found.append(actual)
-        return found
+    async def list(self) -> builtins.list[ActualServer]:
+        return await self._engine.run(self._containers.list, timeout_s=30, read_only=True)
 
     async def inspect(self, server_id: str) -> ActualServer | None:
         return await self._engine.run(
-            self._inspect, containers.container_name(self.namespace, server_id), timeout_s=30, read_only=True)
-
-    def _inspect(self, client: APIClient, name: str) -> ActualServer | None:
-        try:
-            return containers.from_inspection(client.inspect_container(name), self.network_name)
-        except NotThere:
-            return None
+            self._containers.inspect, containers.container_name(self.namespace, server_id), timeout_s=30, read_only=True)
 
     async def logs(self, server_id: str, lines: int = 50) -> str:
         def read(client: APIClient, name: str) -> bytes:
             return bytes(client.logs(name, tail=lines))
 
         try:
-            return containers.readable(await self._engine.run(
+            return readable(await self._engine.run(
                 read, containers.container_name(self.namespace, server_id), timeout_s=10, read_only=True))
         except NotFound:
             return ""

@@ -36,8 +36,6 @@ _STATES = {
     "created": ActualState.CREATED, "running": ActualState.RUNNING, "paused": ActualState.PAUSED,
     "restarting": ActualState.RUNNING,
 }
-_TOKEN = re.compile(r"((?:token|password|secret)[=:]\s*)[^\s&'\"]+", re.IGNORECASE)
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def container_name(namespace: str, server_id: str) -> str:
@@ -69,14 +67,12 @@ def mounts(volumes: Mapping[str, Any], spec: ServerSpec, *, read_only: bool) -> 
     A source that begins with "/" is a folder of the host, which must exist; any other is the name of a volume.
     """
     made = []
-    for source, target in volumes.items():
-        mode = "rw"
-        if isinstance(target, Mapping):
-            target, mode = str(target["bind"]), str(target.get("mode", "rw"))
-        source = expand(str(source), spec)
+    for template, bind in volumes.items():
+        target, mode = (bind["bind"], bind.get("mode", "rw")) if isinstance(bind, Mapping) else (bind, "rw")
+        source = expand(str(template), spec)
         made.append({
             "Type": "bind" if source.startswith("/") else "volume", "Source": source,
-            "Target": expand(str(target), spec), "ReadOnly": read_only or "ro" in mode.split(","),
+            "Target": expand(str(target), spec), "ReadOnly": read_only or "ro" in str(mode).split(","),
         })
     return made
 
@@ -199,11 +195,6 @@ def _time(text: str) -> datetime | None:
     except ValueError:
         return None
     return None if moment.year == 1 else moment
-
-
-def readable(log: bytes) -> str:
-    """Return log lines fit for a page: no control characters, no tokens."""
-    return _TOKEN.sub(r"\1…", _CONTROL.sub("", log.decode(errors="replace")))
 
 
 def memory_in_use(stats: Mapping[str, Any]) -> int:

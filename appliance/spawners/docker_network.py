@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import json
@@ -164,10 +165,8 @@ class Bridge:
     @staticmethod
     def _isolate_port(name: str, flag: Path) -> None:
         # what `bridge link set dev NAME isolated on` sets, without the cost of a process
-        try:
+        with contextlib.suppress(PermissionError):  # /sys is read-only inside most containers
             flag.write_text("1")
-        except PermissionError:  # /sys is read-only inside most containers
-            pass
         if flag.read_text().strip() != "1":
             done = subprocess.run(["bridge", "link", "set", "dev", name, "isolated", "on"],
                                   capture_output=True, text=True, timeout=10, check=False)
