@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from traitlets.config import Configurable
 
 from appliance import __version__, commands, config, plugins
-from appliance.errors import ApplianceError, BadOption, Misconfigured
+from appliance.errors import ApplianceError, BadInput, BadOption, Misconfigured, NotFound
 
 _EPILOG = """\
 Any option of the configuration can be set as --Class.option=VALUE, for example
@@ -148,9 +148,9 @@ def configurable_classes() -> Iterator[type[Configurable]]:
 
 
 def _sentences(error: ApplianceError) -> str:
-    if error.action in error.sentence or (isinstance(error, Misconfigured) and error.action == Misconfigured.action):
-        return error.sentence
-    return f"{error.sentence} {error.action}"
+    """What to do is said where the error knows better than its class, whose words are for people at a browser."""
+    general = error.action == type(error).action and isinstance(error, (BadInput, Misconfigured, NotFound))
+    return error.sentence if general or error.action in error.sentence else f"{error.sentence} {error.action}"
 
 
 if __name__ == "__main__":

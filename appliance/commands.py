@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable
 from datetime import datetime
@@ -43,7 +44,7 @@ def generate_config(path: Path, classes: Iterable[type[Configurable]], *, replac
     classes = list(classes)
     lines = ["# Configuration of the classroom box. Each option is shown with its default; take the # away to change it.", "",
              "c = get_config()  # noqa", ""]
-    text = "\n".join([*lines, *(cls.class_config_section(classes) for cls in classes)])
+    text = "\n".join([*lines, *(_section(cls, classes) for cls in classes)])
     try:
         with path.open("w" if replace else "x", encoding="utf-8") as file:
             file.write(text + "\n")
@@ -53,6 +54,14 @@ def generate_config(path: Path, classes: Iterable[type[Configurable]], *, replac
         raise Misconfigured(f"{path} cannot be written: {error.strerror or error}.") from error
     print(f"Wrote {path}, with every option as a comment.")
     return 0
+
+
+def _section(cls: type[Configurable], classes: list[type[Configurable]]) -> str:
+    probe = cls.__new__(cls)  # with traits, but without whatever its __init__ does
+    return re.sub(
+        r"(?m)^(#  Default: )traitlets\.Undefined\n(# c\.\w+\.(\w+) = )traitlets\.Undefined$",  # a Union's, until asked
+        lambda found: f"{found[1]}{getattr(probe, found[3])!r}\n{found[2]}{getattr(probe, found[3])!r}",
+        cls.class_config_section(classes))
 
 
 # ------------------------------------------------------------------------------------------------------------ accounts --
