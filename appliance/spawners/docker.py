@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
-from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
@@ -35,6 +34,7 @@ from appliance.spawners.docker_firewall import INTERNET, Firewall, Rules, host_r
 from appliance.spawners.docker_network import Bridge, refuse_unsuitable
 from appliance.spawners.docker_servers import ServerContainers
 from appliance.spawners.log_lines import readable
+from appliance.spawners.server_locks import ServerLocks, still_wanted
 
 _API_VERSION = "1.41"         # only shapes docker-py's HostConfig
 _GUARD_S = 5.0                # how often the firewall's table and the ports are looked after
@@ -95,7 +95,7 @@ class DockerSpawner(Spawner):
         super().__init__(**kwargs)
         self._engine = Engine(self.docker_host)
         self._firewall = Firewall()
-        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
+        self._locks = ServerLocks()
         self._cpu: dict[str, tuple[float, int]] = {}
         self._preparing: anyio.Lock | None = None
 
@@ -151,6 +151,9 @@ class DockerSpawner(Spawner):
 
     def addresses(self) -> Iterable[str]:
         return self.bridge.addresses()
+
+    def hub_host(self) -> str:
+        return self.bridge.gateway
 
     def options(self, image: str) -> ImageOptions:
         said = self.image_options.get(self.resolve(image), {})
@@ -229,14 +232,17 @@ class DockerSpawner(Spawner):
         image = self._allowed(spec.image)
         if spec.uid <= 0:
             raise SpawnError("A server cannot run as root.", evidence=f"uid {spec.uid}")
-        async with self._lock(spec.server_id):
-            try:
-                return await self._engine.run(self._start, spec, image, timeout_s=max(60, self.start_timeout))
-            except NetworkGone:
-                await self.prepare()
-                return await self._engine.run(self._start, spec, image, timeout_s=max(60, self.start_timeout))
+        try:
+            return await self._engine.run(self._start, spec, image, timeout_s=self.start_timeout)
+        except NetworkGone:
+            await self.prepare()
+            return await self._engine.run(self._start, spec, image, timeout_s=self.start_timeout)
 
     def _start(self, client: APIClient, spec: ServerSpec, image: str) -> ServerHandle:
+        with self._locks.hold(spec.server_id):
+            return self._start_alone(client, spec, image)
+
+    def _start_alone(self, client: APIClient, spec: ServerSpec, image: str) -> ServerHandle:
         found = client.inspect_image(image)
         shell = next((line[6:] for line in found["Config"].get("Env") or () if line.startswith("SHELL=")), "/bin/sh")
         config = self._config(spec, image, extra_mounts=self._accounts.mounts(
@@ -248,6 +254,7 @@ class DockerSpawner(Spawner):
             spec, namespace=self.namespace, spec_hash=self.spec_hash(spec), image=image, image_id=found["Id"], url=url)
         made = self._containers.create(client, spec.server_id, spec.start_no, config)
         if made:
+            still_wanted()  # what is made and not started, the next start replaces
             client.start(made)
             self.bridge.isolate()
         return ServerHandle(url)
@@ -257,7 +264,7 @@ class DockerSpawner(Spawner):
         mounted = [
             {"Type": "bind", "Source": str(spec.home), "Target": home, "ReadOnly": False},
             *containers.mounts(self.volumes, spec, read_only=False),
-            *containers.mounts(self.read_only_volumes, spec, read_only=True),
+            *containers.mounts(self.read_only_volumes, spec),
             *extra_mounts,
         ]
         environment = {
@@ -285,18 +292,20 @@ class DockerSpawner(Spawner):
         return containers.expand(self.notebook_dir, spec)
 
     async def stop(self, server_id: str) -> None:
-        async with self._lock(server_id):
-            await self._engine.run(
-                self._containers.stop, server_id, self.stop_timeout, timeout_s=self.stop_timeout + 30)
+        await self._engine.run(self._stop, server_id, timeout_s=self.stop_timeout + 30)
         self._cpu.pop(server_id, None)
+
+    def _stop(self, client: APIClient, server_id: str) -> None:
+        with self._locks.hold(server_id):
+            self._containers.stop(client, server_id, self.stop_timeout)
 
     # -- what there is ------------------------------------------------------------------------------------------------
     async def list(self) -> builtins.list[ActualServer]:
-        return await self._engine.run(self._containers.list, timeout_s=30, read_only=True)
+        return await self._engine.run(self._containers.list, timeout_s=30)
 
     async def inspect(self, server_id: str) -> ActualServer | None:
         return await self._engine.run(
-            self._containers.inspect, containers.container_name(self.namespace, server_id), timeout_s=30, read_only=True)
+            self._containers.inspect, containers.container_name(self.namespace, server_id), timeout_s=30)
 
     async def logs(self, server_id: str, lines: int = 50) -> str:
         def read(client: APIClient, name: str) -> bytes:
@@ -304,7 +313,7 @@ class DockerSpawner(Spawner):
 
         try:
             return readable(await self._engine.run(
-                read, containers.container_name(self.namespace, server_id), timeout_s=10, read_only=True))
+                read, containers.container_name(self.namespace, server_id), timeout_s=10))
         except NotFound:
             return ""
 
@@ -312,7 +321,7 @@ class DockerSpawner(Spawner):
         try:
             stats = await self._engine.run(
                 lambda client, name: client.stats(name, stream=False, one_shot=True),
-                containers.container_name(self.namespace, server_id), timeout_s=10, read_only=True)
+                containers.container_name(self.namespace, server_id), timeout_s=10)
         except NotFound:
             return None
         if not (stats.get("memory_stats") or {}).get("usage"):
@@ -347,9 +356,6 @@ class DockerSpawner(Spawner):
 
     async def close(self) -> None:
         self._engine.forget()
-
-    def _lock(self, server_id: str) -> anyio.Lock:
-        return self._locks.setdefault(server_id, anyio.Lock())
 
 
 def _checked(value: Any, check: Any) -> Any:

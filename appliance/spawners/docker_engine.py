@@ -60,18 +60,15 @@ class Engine:
         self._generation = 0
         self._version: str | None = None
 
-    async def run(
-        self, call: Callable[..., T], *args: Any, timeout_s: float | None = None, read_only: bool = False
-    ) -> T:
+    async def run(self, call: Callable[..., T], *args: Any, timeout_s: float | None = None) -> T:
         """Return call(client, *args), run in a thread. Raises only errors of appliance.errors.
 
-        A call that changes something is waited for even when the task is cancelled, so that nothing happens behind the
-        back of whoever comes next; one that is read_only is left alone.
+        A task that is cancelled leaves the thread behind; see ServerLocks.
         """
         if self._limiter is None:  # a limiter belongs to the event loop it was made in
             self._limiter = CapacityLimiter(self._threads)
         return await anyio.to_thread.run_sync(
-            lambda: self.call(call, *args, timeout_s=timeout_s), abandon_on_cancel=read_only, limiter=self._limiter)
+            lambda: self.call(call, *args, timeout_s=timeout_s), abandon_on_cancel=True, limiter=self._limiter)
 
     def call(self, call: Callable[..., T], *args: Any, timeout_s: float | None = None) -> T:
         """The same from a thread."""

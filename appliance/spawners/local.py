@@ -21,9 +21,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
-import anyio
 import anyio.to_thread
 from traitlets import Integer
 
@@ -31,6 +29,7 @@ from appliance.errors import DiskFull, ImageBroken, ImageNotAllowed, SpawnError,
 from appliance.ports import ActualServer, ActualState, ServerHandle, ServerSpec, Spawner, Usage
 from appliance.spawners import local_shim, local_usage
 from appliance.spawners.log_lines import readable
+from appliance.spawners.server_locks import ServerLocks
 
 _POLL_S = 0.2
 _ADDRESS = "127.0.0.1"
@@ -52,7 +51,7 @@ class LocalProcessSpawner(Spawner):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
+        self._locks = ServerLocks()
         self._cpu: dict[str, tuple[float, float]] = {}
         self._warned = False
 
@@ -73,10 +72,13 @@ class LocalProcessSpawner(Spawner):
     # -- starting -----------------------------------------------------------------------------------------------------
     async def start(self, spec: ServerSpec) -> ServerHandle:
         await self.check_image(spec.image)
-        async with self._lock(spec.server_id):
-            return await anyio.to_thread.run_sync(self._start, spec)
+        return await anyio.to_thread.run_sync(self._start, spec, abandon_on_cancel=True)
 
     def _start(self, spec: ServerSpec) -> ServerHandle:
+        with self._locks.hold(spec.server_id):
+            return self._start_alone(spec)
+
+    def _start_alone(self, spec: ServerSpec) -> ServerHandle:
         there = self._read(self._file(spec.server_id))
         if there is not None:
             if there["start_no"] == spec.start_no and _alive(there):
@@ -122,14 +124,14 @@ class LocalProcessSpawner(Spawner):
 
     # -- ending -------------------------------------------------------------------------------------------------------
     async def stop(self, server_id: str) -> None:
-        async with self._lock(server_id):
-            await anyio.to_thread.run_sync(self._stop, server_id)
+        await anyio.to_thread.run_sync(self._stop, server_id, abandon_on_cancel=True)
         self._cpu.pop(server_id, None)
 
     def _stop(self, server_id: str) -> None:
-        there = self._read(self._file(server_id))
-        if there is not None:
-            self._end(there)
+        with self._locks.hold(server_id):
+            there = self._read(self._file(server_id))
+            if there is not None:
+                self._end(there)
 
     def _end(self, there: dict[str, Any]) -> None:
         """End a server's processes, then forget it."""
@@ -215,9 +217,6 @@ class LocalProcessSpawner(Spawner):
         except (OSError, ValueError):
             return None
         return there
-
-    def _lock(self, server_id: str) -> anyio.Lock:
-        return self._locks.setdefault(server_id, anyio.Lock())
 
 
 def _actual(there: dict[str, Any]) -> ActualServer:
