@@ -325,10 +325,15 @@ class _Resolver:
 def warnings(settings: Settings) -> list[str]:
     """Return what an admin should know before the box starts, a sentence or two each."""
     found = list(settings.notices)
-    loopback = bool(settings.ip) and ipaddress.ip_address(settings.ip).is_loopback
-    if not (loopback or settings.ssl_cert or settings.public_origin.startswith("https://")):
+    if not _is_loopback(settings.hub_ip):
+        found.append("c.JupyterHub.hub_ip lets other machines reach the Hub past the proxy; 127.0.0.1 does not.")
+    if not (_is_loopback(settings.ip) or settings.ssl_cert or settings.public_origin.startswith("https://")):
         where = settings.ip or "all addresses of this machine"
         found.append(
             f"The box listens on {where}, port {settings.port}, without encryption: whoever shares the network can "
             "read passwords. Give --ssl-key and --ssl-cert, or --ip=127.0.0.1 behind something that encrypts.")
     return found
+
+
+def _is_loopback(ip: str) -> bool:
+    return bool(ip) and ipaddress.ip_address(ip).is_loopback

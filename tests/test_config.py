@@ -221,6 +221,12 @@ def test_public_and_unencrypted_is_warned_of(load: Load, line: str, warned: bool
     assert any("without encryption" in warning for warning in config.warnings(settings)) is warned
 
 
+@pytest.mark.parametrize(("ip", "warned"), [("127.0.0.1", False), ("::1", False), ("", True), ("10.0.0.1", True)])
+def test_hub_that_others_reach_past_the_proxy_is_warned_of(load: Load, ip: str, warned: bool) -> None:
+    settings = load(f"c.JupyterHub.hub_ip = '{ip}'")
+    assert any("past the proxy" in warning for warning in config.warnings(settings)) is warned
+
+
 def test_certificate_needs_no_warning(load: Load, tmp_path: Path) -> None:
     (tmp_path / "key").write_text("")
     (tmp_path / "cert").write_text("")
