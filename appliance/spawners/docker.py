@@ -264,7 +264,7 @@ class DockerSpawner(Spawner):
         mounted = [
             {"Type": "bind", "Source": str(spec.home), "Target": home, "ReadOnly": False},
             *containers.mounts(self.volumes, spec, read_only=False),
-            *containers.mounts(self.read_only_volumes, spec),
+            *containers.mounts(self.read_only_volumes, spec, read_only=True),
             *extra_mounts,
         ]
         environment = {
