@@ -78,6 +78,7 @@ class Accounts:
         except LoginRefused as error:
             self._throttle.failed(user.name, "password page", True)
             raise LoginRefused("That is not your present password.") from error
+        self._throttle.succeeded(user.name, "password page", True)
         await self._authenticator.set_password(user.name, new, must_change=False)
 
     async def find_user(self, name: str) -> User | None:
