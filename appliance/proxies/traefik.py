@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from traitlets import Unicode
 
 from appliance.domain.route import Route
-from appliance.errors import ApplianceError, DiskFull, Misconfigured, ProxyDown
+from appliance.errors import ApplianceError, BadName, DiskFull, Misconfigured, ProxyDown
 from appliance.ports import Proxy
 from appliance.proxies.machine import check_certificate, free_port, run_program, why_not_bind, write_private
 from appliance.proxies.route_folder import RouteFolder
@@ -106,8 +106,14 @@ class TraefikProxy(Proxy):
 
     async def set_routes(self, routes: Mapping[str, Route]) -> None:
         edge = self._ensure_edge()
-        self._files = {route.server_id: self._file(edge, route) for route in routes.values()}
-        files = {file.name: file.text for file in self._files.values()}
+        wanted: dict[str, ServerFile] = {}
+        for route in routes.values():
+            try:
+                wanted[route.server_id] = self._file(edge, route)
+            except BadName as error:  # never got so far before; it must not shut out everybody else
+                self.log.error("Server %r has no route: %s", route.server_id, error)
+        self._files = wanted
+        files = {file.name: file.text for file in wanted.values()}
         with _disk_errors():
             if self._folder.put_all(self._fixed(edge) | files):
                 self._mark()

@@ -18,6 +18,7 @@ from pathlib import Path
 from shutil import which
 
 from appliance.errors import Misconfigured
+from appliance.proxies.machine import write_private
 
 
 @dataclass(frozen=True)
@@ -55,27 +56,27 @@ class TraefikProcess:
         except (OSError, ValueError, TypeError):
             return None
         ours = os.fsencode(f"--configfile={self._folder}/static.yml") in command.split(b"\0")
-        if not ours or _start_time(said.pid) != said.start_time:
+        if not ours or said.start_time < 0 or _start_time(said.pid) != said.start_time:
             return None
         self.running = said
         return said
 
     def spawn(self, executable: str, config_hash: str, redirect: bool) -> None:
         """Start Traefik with the static file in the folder."""
+        write_private(self._folder / "output.log", "")
         with open(self._folder / "output.log", "wb") as output:
             self._child = subprocess.Popen(
                 [executable, f"--configfile={self._folder}/static.yml"], stdin=subprocess.DEVNULL,
                 stdout=output, stderr=output, cwd=self._folder, start_new_session=True, umask=0o077,
                 env={key: value for key, value in os.environ.items() if not key.upper().startswith("TRAEFIK_")})
         self.running = Running(self._child.pid, _start_time(self._child.pid), config_hash, redirect)
-        temporary = self._pid_file.with_suffix(".new")
-        temporary.write_text(json.dumps(asdict(self.running)))
-        os.replace(temporary, self._pid_file)
+        write_private(self._pid_file, json.dumps(asdict(self.running)))
 
     def is_alive(self) -> bool:
-        if self._child is not None and self._child.poll() is not None:  # reaps it
+        alive = self.running is not None and 0 <= self.running.start_time == _start_time(self.running.pid)
+        if not alive and self._child is not None and self._child.poll() is not None:  # reaps it
             self._child = None
-        return self.running is not None and _start_time(self.running.pid) == self.running.start_time
+        return alive
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process if it is still ours."""

@@ -252,8 +252,8 @@ async def test_a_dead_server_shows_the_hubs_page_within_a_second(box: Box) -> No
             asked, = box.hub.seen
             page, _, query = asked.target.partition("?")
             assert page == f"/hub/error/{answer.status}"
-            url = "http://box.school:8000" + ("" if strip else "/user/alice") + "/lab/tree/a%20b?x=1&y=2"
-            assert parse_qs(query) == {"server": ["k3f9k3f9"], "url": [url]}
+            asked_for = "http://box.school:8000" + ("" if strip else "/user/alice") + "/lab/tree/a%20b?x=1&y=2"
+            assert parse_qs(query) == {"server": ["k3f9k3f9"], "url": [asked_for]}
             assert asked.method == "GET"
 
 
