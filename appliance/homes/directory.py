@@ -77,7 +77,11 @@ class DirectoryHomes(Homes):
         homes = []
         with _explained(self.root):
             for place in sorted(self.root.absolute().iterdir()):
-                owner = _read_owner(place) if place.name.startswith("u") else None
+                try:
+                    owner = _read_owner(place) if place.name.startswith("u") else None
+                except HomesUnavailable as error:  # one that is damaged must not hide the others
+                    self.log.warning("%s", error.action)
+                    continue
                 if owner is not None and place.name == f"u{owner[0]}":
                     homes.append(Home(owner[0], owner[1], place / _HOME))
         return homes

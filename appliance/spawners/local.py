@@ -220,7 +220,8 @@ class LocalProcessSpawner(Spawner):
 
 
 def _actual(there: dict[str, Any]) -> ActualServer:
-    alive = _alive(there)
+    # until its shim has written down how it ended, it has not
+    alive = _alive(there) or _is(there["shim"], there["shim_started"])
     return ActualServer(
         server_id=there["server_id"], start_no=there["start_no"], user_name=there["user_name"],
         server_name=there["server_name"], uid=there["uid"],

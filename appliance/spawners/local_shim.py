@@ -78,6 +78,10 @@ class Log:
         self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
     def write(self, data: bytes) -> None:
+        for begin in range(0, len(data), self.most):
+            self._write(data[begin:begin + self.most])
+
+    def _write(self, data: bytes) -> None:
         with contextlib.suppress(OSError):
             if self.size + len(data) > self.most:
                 os.replace(self.path, f"{self.path}.1")
@@ -145,8 +149,9 @@ def watch_over(pid: int, job: dict[str, Any], source: int, log: Log) -> int:
         while True:
             ended, status = os.waitpid(-1, os.WNOHANG)  # orphans too
             if ended == pid:
-                with contextlib.suppress(OSError):
-                    log.write(os.read(source, _CHUNK))
+                with contextlib.suppress(BlockingIOError):
+                    while data := os.read(source, _CHUNK):
+                        log.write(data)
                 return os.waitstatus_to_exitcode(status)
             if ended == 0:
                 break
