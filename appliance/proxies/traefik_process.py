@@ -100,6 +100,8 @@ class TraefikProcess:
         while self.is_alive():
             self.signal(signal.SIGKILL)
             await asyncio.sleep(0.02)
+        while self._child is not None and self._child.poll() is None:
+            await asyncio.sleep(0.005)
         self.running = None
         self._pid_file.unlink(missing_ok=True)
 
@@ -119,4 +121,6 @@ def _start_time(pid: int) -> int:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return -1
-    return -1 if fields[0] in "ZX" else int(fields[19])
+    # killed, but some of its threads are still ending and hold its sockets
+    has_ended = fields[0] in "ZX" and int(fields[17]) <= 1
+    return -1 if has_ended else int(fields[19])

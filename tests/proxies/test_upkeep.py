@@ -65,9 +65,11 @@ async def says(websocket: ClientConnection, text: str) -> None:
 
 
 async def within(limit_s: float, true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(limit_s):
-        while not true():
-            await asyncio.sleep(0.01)
+    for _ in range(int(limit_s / 0.01)):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError
 
 
 async def served_within(box: Box, route: Route, limit_s: float) -> None:
@@ -147,7 +149,7 @@ async def test_foreign_broken_and_changed_files_are_put_right(box: Box) -> None:
 async def test_the_folder_deleted_while_a_student_works(own_box: Box) -> None:
     """Routes are back within a second, no websocket drops; later changes arrive although the folder is another one."""
     box = own_box
-    async with supervised(box), student(box) as (websocket, working):
+    async with supervised(box), student(box) as (websocket, _):
         mine = make_route(box.one.url, server_id="another1")
         await box.proxy.add(mine)
         await box.proxy.wait_live(mine.server_id)
@@ -211,24 +213,26 @@ async def hub():
     await asyncio.sleep(60)
 asyncio.run(hub())
 """
-    hub = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(port)], stdout=subprocess.PIPE, text=True,
-                           env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])})
+    hub = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(tmp_path), str(port), stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])})
     proxy = make_proxy(tmp_path, port, "http://127.0.0.1:1")
     try:
         assert hub.stdout is not None
-        assert await asyncio.to_thread(hub.stdout.readline) == "ready\n"
-        os.killpg(hub.pid, signal.SIGKILL) if os.getpgid(hub.pid) == hub.pid else hub.kill()
-        hub.wait()
+        assert await hub.stdout.readline() == b"ready\n"
+        hub.kill()
+        await hub.wait()
         assert (await ask(port, "/hub/login")).status == 502
         before = json.loads((tmp_path / "traefik" / "traefik.pid").read_text())["pid"]
         await proxy.start()
         assert json.loads((tmp_path / "traefik" / "traefik.pid").read_text())["pid"] == before
     finally:
-        hub.kill()
-        hub.communicate()
+        if hub.returncode is None:
+            hub.kill()
+            await hub.wait()
         await proxy.stop()
     assert not (tmp_path / "traefik" / "traefik.pid").exists()
-    with pytest.raises(OSError, match="refused|111"):
+    with pytest.raises(OSError, match="111"):
         await ask(port, "/")
 
 
@@ -363,9 +367,12 @@ async def test_https_with_a_certificate_that_is_replaced(tmp_path: Path, box: Bo
         supervision = asyncio.create_task(proxy.run())
         await asyncio.sleep(0.5)
         await make_certificate(certificate, key, "second.school")
-        async with asyncio.timeout(6):
-            while "second.school" not in await subject(proxy.bind_port):
-                await asyncio.sleep(0.1)
+        served = ""
+        for _ in range(60):
+            if "second.school" in (served := await subject(proxy.bind_port)):
+                break
+            await asyncio.sleep(0.1)
+        assert "second.school" in served
         supervision.cancel()
     finally:
         await proxy.stop()
