@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from appliance.errors import NotFound
 from appliance.web import admin, api, home, login, spawn, static, user
+from appliance.web.errors import show_error
 from appliance.web.routing import Access, Entry, route
 from appliance.web.security import SecurityHeaders
 from appliance.web.visit import Visit
@@ -103,6 +105,10 @@ def create_api_app(hub: Hub) -> ASGIApp:
 
 
 def _app(hub: Hub, routes: list[Route]) -> ASGIApp:
-    app = Starlette(routes=routes, middleware=[Middleware(SecurityHeaders, version=hub.version)])
+    async def no_route(request: Request, error: Exception) -> Response:
+        return show_error(Visit.of(request, hub), NotFound())
+
+    app = Starlette(routes=routes, middleware=[Middleware(SecurityHeaders, version=hub.version)],
+                    exception_handlers={404: no_route})
     app.router.redirect_slashes = False     # would build an absolute address out of the Host header
     return RefuseWebSockets(app)

@@ -36,6 +36,7 @@ STATUS: dict[type[ApplianceError], int] = {
     errors.OutOfMemory: 500,
     errors.DiskFull: 507,
     errors.NoAddress: 503,
+    errors.BoxFull: 503,
     errors.AppExited: 500,
     errors.AppNeverListened: 500,
     errors.AppAnswersErrors: 500,

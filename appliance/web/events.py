@@ -10,7 +10,7 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from appliance.domain.server import Phase, Server, Wanted
+from appliance.domain.server import Server
 from appliance.web import words
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def progress_event(hub: Hub, server: Server) -> dict[str, object]:
 
 
 def is_over(server: Server) -> bool:
-    """Nobody is working on a start: it is done, it failed, or it is no longer wanted."""
-    return server.ready or server.phase in (Phase.FAILED, Phase.STOPPED) or server.wanted is Wanted.STOPPED
+    """Nobody is working on it any more."""
+    return not server.phase.pending
 
 
 @dataclass
@@ -67,8 +67,8 @@ class ProgressStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _follow(self) -> None:
-        await self._tell(self.server)
-        if not self.server.id or is_over(self.server):
+        if is_over(self.server):
+            await self._tell(self.server)
             return
         async for server in self.hub.events.follow(self.server.id):
             await self._tell(server)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from appliance.domain.names import quote_name
 from appliance.domain.server import Failure, Phase, Server, Wanted
-from appliance.errors import BadNext, NotYours, Unavailable
+from appliance.errors import BadNext, MustChangePassword, NotYours, Unavailable
 from appliance.web import words
 from appliance.web.servers import (
     deep_link,
@@ -91,6 +91,8 @@ async def enter(visit: Visit) -> Response:
     target = visit.next()
     if visit.session is None:
         return redirect(visit.hub_url("login", next=target))
+    if visit.session.user.must_change_password:
+        raise MustChangePassword()
     if target and not target.startswith(visit.urls.users):
         return redirect(target)
     server = await server_at(visit.hub, target) if target else await view_of(visit.hub, visit.session.user)

@@ -32,6 +32,8 @@ def step_of(server: Server) -> int:
 
 def message(server: Server, queue_position: int | None = None) -> str:
     """Return one sentence about what happens with the server now."""
+    if server.wanted is Wanted.STOPPED and server.phase.pending:
+        return "Your server is being stopped."
     match server.phase:
         case Phase.QUEUED if queue_position and queue_position > 1:
             return f"Waiting for a place: you are number {queue_position} in line."
@@ -45,10 +47,8 @@ def message(server: Server, queue_position: int | None = None) -> str:
             return "Your notebook is starting."
         case Phase.READY:
             return "Your server is ready. Opening the door."
-        case Phase.STOPPING if server.wanted is Wanted.RUNNING:
-            return "Ending the previous server before the new one starts."
         case Phase.STOPPING:
-            return "Your server is being stopped."
+            return "Ending the previous server before the new one starts."
         case Phase.FAILED if server.failure:
             return server.failure.sentence
         case Phase.FAILED:

@@ -133,7 +133,9 @@ class FakeServers:
 
     def ready(self, user: User, name: str = "") -> Server:
         now = datetime.now(UTC)
-        return self.put(user, name, wanted=Wanted.RUNNING, phase=Phase.READY, start_no=self._start_no(user, name) + 1,
+        row = self.rows.get((user.name, name))
+        start_no = row.start_no if row and row.phase.pending else self._start_no(user, name) + 1
+        return self.put(user, name, wanted=Wanted.RUNNING, phase=Phase.READY, start_no=start_no, failure=None,
                         started_at=now, ready_at=now)
 
     def _start_no(self, user: User, name: str) -> int:
