@@ -101,14 +101,14 @@ class Client:
         self.origin = f"{parts.scheme}://{parts.netloc}"
         self._netloc, self._timeout_s = parts.netloc, timeout_s
         self._connection = http.client.HTTPConnection(self._netloc, timeout=timeout_s)
-        self._cookies: dict[tuple[str, str], str] = {}      # (path, name) → value
+        self.cookies: dict[tuple[str, str], str] = {}      # (path, name) → value
         self.hops: list[tuple[float, str]] = []             # when each answer came, and what it was
 
     def cookie_header(self, path: str) -> str:
         """Return what a browser sends to `path`, cookies of longer paths first."""
-        fitting = [(where, name) for where, name in self._cookies
+        fitting = [(where, name) for where, name in self.cookies
                    if path == where or path.startswith(where if where.endswith("/") else f"{where}/")]
-        return "; ".join(f"{name}={self._cookies[where, name]}"
+        return "; ".join(f"{name}={self.cookies[where, name]}"
                          for where, name in sorted(fitting, key=lambda key: -len(key[0])))
 
     def cookie(self, name: str, path: str) -> str:
@@ -187,9 +187,9 @@ class Client:
             where = (said.get("path", "/"), name)
             expires = said.get("expires")
             if said.get("max-age") == "0" or (expires and _past(expires)):
-                self._cookies.pop(where, None)
+                self.cookies.pop(where, None)
             else:
-                self._cookies[where] = value
+                self.cookies[where] = value
 
 
 def _past(expires: str) -> bool:

@@ -54,6 +54,7 @@ class Ours:
         self._child: Child | None = None
         self._token = ""
         self._students: list[tuple[str, str]] = []
+        (self.folder / "homes").mkdir()
         (self.folder / "jupyterhub_config.py").write_text(CONFIG.format(
             port=self.port, hub_port=free_port(), image=IMAGE, namespace=NAMESPACE) + extra_config)
 
@@ -69,6 +70,8 @@ class Ours:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if any(error):
+            print(f"The Hub's log ends with:\n{self.log[-4000:]}", file=sys.stderr)
         try:
             self.appliance("stop", "--servers")
         finally:
@@ -95,7 +98,8 @@ class Ours:
 
     @property
     def log(self) -> str:
-        return (self.folder / "hub.log").read_text(errors="replace")
+        file = self.folder / "hub.log"
+        return file.read_text(errors="replace") if file.exists() else ""
 
     def appliance(self, *words: str, said: str | None = None) -> str:
         """Run a command of the `appliance` program; return what it prints. said: a line for its standard input."""
