@@ -1,4 +1,5 @@
 # What the Hub decides arrives in the environment; without it this is a plain JupyterLab on port 8888.
+import contextlib
 import os
 
 from appliance_notebook import Owner, PrecompressedFiles
@@ -13,6 +14,8 @@ c.ServerApp.open_browser = False
 c.ServerApp.allow_remote_access = True
 c.ServerApp.base_url = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "/")
 c.ServerApp.root_dir = os.environ.get("HOME", "/")
+with contextlib.suppress(OSError):
+    os.chdir(c.ServerApp.root_dir)  # where a kernel starts that names no folder
 c.ServerApp.quit_button = False  # the Hub starts and stops the server
 # Traefik is the only one that reaches this port: what it says about scheme and address is true.
 c.ServerApp.trust_xheaders = True
