@@ -52,6 +52,7 @@ class Ours:
         self.url = f"http://127.0.0.1:{self.port}"
         self._engine = docker.APIClient(version="auto")
         self._child: Child | None = None
+        self.admin_password = secrets.token_urlsafe()
         self._token = ""
         self._students: list[tuple[str, str]] = []
         (self.folder / "homes").mkdir()
@@ -61,8 +62,8 @@ class Ours:
     def __enter__(self) -> Ours:
         try:
             self.start()
-            self.appliance("user", "add", "teacher", "--admin", "--password-stdin", said=secrets.token_urlsafe())
-            self._token = self.appliance("token", "teacher").split()[-1]
+            self.appliance("user", "ensure-admin")
+            self._token = self.appliance("token", "admin").split()[-1]
         except BaseException:
             with contextlib.suppress(Exception):     # the first error is the one to see
                 self.__exit__()
@@ -95,6 +96,11 @@ class Ours:
     def hub_pid(self) -> int:
         assert self._child is not None
         return self._child.pid
+
+    @property
+    def proxy_pid(self) -> int:
+        file, = self.folder.glob("state/**/traefik.pid")
+        return int(json.loads(file.read_text())["pid"])
 
     @property
     def log(self) -> str:
@@ -149,9 +155,9 @@ class Ours:
     def _command(*words: str) -> list[str]:
         return [sys.executable, "-m", "appliance.cli", *words]
 
-    @staticmethod
-    def _environment() -> dict[str, str]:
-        return os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1",
+                             "APPLIANCE_ADMIN_PASSWORD": self.admin_password}
 
 
 if __name__ == "__main__":
