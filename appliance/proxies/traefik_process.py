@@ -100,8 +100,8 @@ class TraefikProcess:
         while self.is_alive():
             self.signal(signal.SIGKILL)
             await asyncio.sleep(0.02)
-        while self._child is not None and self._child.poll() is None:
-            await asyncio.sleep(0.005)
+        if self._child is not None:
+            await asyncio.to_thread(self._child.wait)
         self.running = None
         self._pid_file.unlink(missing_ok=True)
 
