@@ -93,7 +93,7 @@ async def authorize(visit: Visit) -> Response:
     return Response(status_code=200, headers={"Authorization": injected or ""})
 
 
-# -- who and which ------------------------------------------------------------------------------------------------------
+# -- who and which -----------------------------------------------------------------------------------------------------
 async def _named_user(visit: Visit) -> User:
     """Return the user in the address, for the user and for admins. Raises NotYours, NotFound."""
     visitor = visit.somebody()
@@ -134,7 +134,7 @@ async def _options(visit: Visit) -> dict[str, object]:
     return options
 
 
-# -- JupyterHub's shapes --------------------------------------------------------------------------------------------------
+# -- JupyterHub's shapes -----------------------------------------------------------------------------------------------
 async def _user_model(visit: Visit, user: User) -> dict[str, object]:
     server = await visit.hub.servers.view(user.name)
     return user_model(visit, user, [server] if server else [])

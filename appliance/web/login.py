@@ -109,7 +109,7 @@ def _login_request(visit: Visit) -> LoginRequest:
     return LoginRequest(visit.address, visit.user_agent, headers)
 
 
-# -- out --------------------------------------------------------------------------------------------------------------
+# -- out ---------------------------------------------------------------------------------------------------------------
 async def show_logout(visit: Visit) -> Response:
     """A link inside Lab signs out at once; a link on somebody else's site only asks."""
     if visit.session is not None and visit.request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
@@ -133,7 +133,7 @@ async def _end(visit: Visit, session: Session) -> None:
         visit.set_cookie(cookie_name(server.id), "", path=visit.urls.server(server.user_name), max_age_s=0)
 
 
-# -- passwords ----------------------------------------------------------------------------------------------------------
+# -- passwords ---------------------------------------------------------------------------------------------------------
 async def show_change_password(visit: Visit) -> Response:
     if not visit.hub.accounts.manages_passwords:
         raise NotFound("Passwords of these accounts are kept elsewhere and cannot be changed here.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import unquote
 
 from starlette.responses import Response
 
@@ -54,7 +55,7 @@ class StoppedPage(Page):
     message: str
     failure: Failure | None
     start_url: str
-    deep_link: str                 # where the button leads in the end, "" for the usual place
+    deep_link: str                 # where the button leads in the end, as a person reads it; "" for the usual place
     waiting: bool = False          # being stopped: look again soon
 
 
@@ -129,7 +130,7 @@ async def user_redirect(visit: Visit) -> Response:
         raise BadNext("That link does not lead to a page of your server.") from None
 
 
-# -- pages --------------------------------------------------------------------------------------------------------------
+# -- pages -------------------------------------------------------------------------------------------------------------
 def progress(visit: Visit, server: Server, target: str) -> Response:
     hub, now_at = visit.hub, words.step_of(server)
     began = server.started_at or server.phase_at
@@ -148,11 +149,18 @@ def progress(visit: Visit, server: Server, target: str) -> Response:
 def stopped(visit: Visit, server: Server, target: str, status: int = 200) -> Response:
     failed = server.phase is Phase.FAILED
     return render(visit, "stopped.html", StoppedPage(
-        title="Your server has stopped" if failed else words.message(server).removesuffix("."),
+        title="Your server is not running" if failed else words.message(server).removesuffix("."),
         message=words.message(server), failure=server.failure if failed else None,
         start_url=_action_url(visit, "spawn", server, deep_link(visit, server, target)),
-        deep_link=deep_link(visit, server, target), waiting=server.phase is Phase.STOPPING,
+        deep_link=_readable(visit, server, target), waiting=server.phase is Phase.STOPPING,
     ), status)
+
+
+def _readable(visit: Visit, server: Server, target: str) -> str:
+    """Return the path below the server as a person reads it, "" where it leads to the usual place."""
+    path = deep_link(visit, server, target).removeprefix(prefix_of(visit, server)).partition("?")[0]
+    read = unquote(path)
+    return read if read.isprintable() else path
 
 
 def _action_url(visit: Visit, action: str, server: Server, target: str = "") -> str:

@@ -114,7 +114,7 @@ def _refuse(visit: Visit, error: ApplianceError) -> Response:
     return show_error(visit, error, button="My server", button_url=visit.hub_url("home"))
 
 
-# -- what the proxy shows when a server's address is dead ------------------------------------------------------------
+# -- what the proxy shows when a server's address is dead --------------------------------------------------------------
 async def proxy_error(visit: Visit) -> Response:
     """/hub/error/502?url=…: tell why. Waits a moment, because the Hub learns of a death at about the same time."""
     if visit.param("status") not in ("500", "502", "503", "504"):

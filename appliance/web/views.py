@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _templates = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    autoescape=True, undefined=StrictUndefined, auto_reload=False, trim_blocks=True, lstrip_blocks=True,
 )
 _templates.filters |= {"ago": ago, "clock": clock, "bytes": format_bytes}
 

@@ -54,9 +54,9 @@ class Visit:
 
     @property
     def address(self) -> str:
-        """The browser's IP address."""
+        """The browser's IP address: the last one, which our own proxy wrote; those before it anybody can invent."""
         if self.trusted and (forwarded := self.request.headers.get("x-forwarded-for", "")):
-            return forwarded.split(",")[0].strip()[:64]
+            return forwarded.split(",")[-1].strip()[:64]
         return self.request.client.host if self.request.client else ""
 
     @property

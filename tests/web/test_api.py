@@ -159,7 +159,7 @@ async def test_wrong_method_is_json(api: httpx.AsyncClient) -> None:
     assert response.json()["message"]
 
 
-# -- progress -----------------------------------------------------------------------------------------------------------------
+# -- progress ----------------------------------------------------------------------------------------------------------
 def read(response: httpx.Response) -> list[dict[str, object]]:
     return [json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line]
 
@@ -245,7 +245,7 @@ async def test_browser_that_has_gone_is_followed_no_longer(hub: FakeHub, alice: 
     assert not hub.events.followers
 
 
-# -- the proxy's question, and the containers' listener ------------------------------------------------------------------------
+# -- the proxy's question, and the containers' listener ----------------------------------------------------------------
 async def test_proxy_learns_whether_a_token_opens_a_server(
     hub: FakeHub, api: httpx.AsyncClient, admin_api: httpx.AsyncClient, alice: User, stranger: Browser,
     browser: Browser,

@@ -105,7 +105,7 @@ async def test_health_tells_programs(hub: FakeHub, stranger: Browser) -> None:
     assert "secret" not in response.text
 
 
-# -- files ----------------------------------------------------------------------------------------------------------------
+# -- files -------------------------------------------------------------------------------------------------------------
 async def test_files_are_kept_for_ever_by_their_hash(hub: FakeHub, stranger: Browser) -> None:
     page = await stranger.get("/hub/login")
     links = re.findall(r'(?:href|src)="(/hub/static/[^"]+)"', page.text)

@@ -146,7 +146,7 @@ async def test_who_is_signed_in_needs_no_login_page(browser: Browser) -> None:
     assert (await browser.get("/hub/")).headers["location"] == "/hub/home"
 
 
-# -- out --------------------------------------------------------------------------------------------------------------
+# -- out ---------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("site", ["same-origin", "none", None])
 async def test_link_inside_lab_signs_out(site: str | None, hub: FakeHub, browser: Browser, alice: User) -> None:
     server = hub.servers.ready(alice)
@@ -176,7 +176,7 @@ async def test_signing_out_when_signed_out_is_no_error(stranger: Browser) -> Non
     assert response.status_code == 200
 
 
-# -- passwords ----------------------------------------------------------------------------------------------------------
+# -- passwords ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("path", ["/hub/home", "/hub/spawn", "/hub/admin", "/hub/spawn-pending/eve"])
 async def test_password_of_ones_own_comes_before_everything(path: str, hub: FakeHub, stranger: Browser) -> None:
     hub.accounts.add("eve", must_change_password=True)
@@ -221,7 +221,7 @@ async def test_accounts_kept_elsewhere_have_no_password_page(hub: FakeHub, brows
     assert "change-password" not in (await browser.get("/hub/home")).text
 
 
-# -- sessions -----------------------------------------------------------------------------------------------------------
+# -- sessions ----------------------------------------------------------------------------------------------------------
 async def test_another_session_is_ended_from_home(hub: FakeHub, browser: Browser, alice: User, bob: User) -> None:
     other, bobs = hub.sessions.open(alice, user_agent="Mozilla/5.0 (Windows) Firefox/130.0"), hub.sessions.open(bob)
     page = await browser.get("/hub/home")

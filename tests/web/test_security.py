@@ -170,7 +170,7 @@ async def test_forwarded_headers_count_only_from_our_proxy(secret: str, hub: Fak
 
 async def test_behind_tls_every_cookie_is_secure(hub: FakeHub, stranger: Browser) -> None:
     hub.accounts.add("alice")
-    headers = {"X-Appliance-Proxy": hub.proxy_secret, "X-Forwarded-Proto": "https", "X-Forwarded-For": "198.51.100.6"}
+    headers = {"X-Appliance-Proxy": hub.proxy_secret, "X-Forwarded-Proto": "https", "X-Forwarded-For": "invented, 198.51.100.6"}
     page = await stranger.client.get("/hub/login", headers=headers)
     token = re.search(r'name="_xsrf" value="([^"]+)"', page.text)
     assert token

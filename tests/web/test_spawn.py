@@ -60,6 +60,7 @@ async def test_deep_link_is_kept_all_the_way(hub: FakeHub, browser: Browser, ali
     assert page.status_code == 200
     assert len(way) == 2
     assert "Your server is not running" in page.text
+    assert "lab/tree/a b.ipynb</span>" in page.text
     action = html.unescape(page.text.split('<form class="card" method="post" action="')[1].split('"')[0])
     response = await browser.post(action)
     assert response.status_code == 303

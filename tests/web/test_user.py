@@ -29,7 +29,7 @@ def session(hub: FakeHub, alice: User) -> Session:
     return hub.sessions.open(alice)
 
 
-# -- without a capability -------------------------------------------------------------------------------------------------
+# -- without a capability ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("path", ["/user/alice/", "/user/alice/lab", "/user/nobody/x?y=%2F&z=a+b", "/user/alice/a%20b"])
 async def test_navigation_goes_by_the_hub(path: str, stranger: Browser, alice: User) -> None:
     response = await stranger.get(path)
@@ -120,7 +120,7 @@ async def test_bytes_that_are_no_address(app: object) -> None:
     assert status == 400
 
 
-# -- with one ---------------------------------------------------------------------------------------------------------------
+# -- with one ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_open_tab_recovers_after_a_restart(
     method: str, hub: FakeHub, stranger: Browser, session: Session, alice: User,
@@ -229,7 +229,7 @@ async def test_very_long_address_goes_to_the_servers_own_page(stranger: Browser,
     assert response.headers["location"] == "/hub/enter"
 
 
-# -- websockets ---------------------------------------------------------------------------------------------------------------
+# -- websockets --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("extensions", [{}, {"websocket.http.response": {}}], ids=["close", "answer"])
 async def test_websocket_is_never_accepted(
     extensions: dict[str, object], app: object, hub: FakeHub, session: Session, alice: User,
@@ -250,7 +250,7 @@ async def test_websocket_is_never_accepted(
     assert status in (403, 0)
 
 
-# -- the proxy's error page ---------------------------------------------------------------------------------------------------
+# -- the proxy's error page --------------------------------------------------------------------------------------------
 async def test_dead_server_says_why_and_keeps_the_deep_link(
     hub: FakeHub, stranger: Browser, session: Session, alice: User,
 ) -> None:
