@@ -63,7 +63,8 @@ class TraefikProxy(Proxy):
     async def start(self) -> None:
         edge = self._ensure_edge()
         check_certificate(self.ssl_cert, self.ssl_key)
-        self._folder.repair(quiet=True)
+        with _disk_errors():
+            self._folder.repair(quiet=True)
         if not await self._adopt(edge):
             await self._spawn()
 
@@ -159,17 +160,20 @@ class TraefikProxy(Proxy):
                            still_open.strip() or "the program ss (iproute2) is missing or not permitted")
 
     async def stop(self) -> None:
-        self._ensure_edge()
-        if self._process.running is None:
-            self._process.adopt()
-        await self._process.stop()
+        process = self._process if self._edge is not None else TraefikProcess(self._state_folder())
+        if process.running is None:
+            process.adopt()
+        await process.stop()
+
+    def _state_folder(self) -> Path:
+        return Path(self.state_dir).absolute() / "traefik"
 
     # -- what is wanted ------------------------------------------------------------------------------------------------
     def _ensure_edge(self) -> Edge:
         """Return what the files depend on; at the first call also take over what an earlier Hub left in the folder."""
         if self._edge is not None:
             return self._edge
-        folder = Path(self.state_dir).absolute() / "traefik"
+        folder = self._state_folder()
         with _disk_errors():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)

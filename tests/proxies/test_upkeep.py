@@ -23,7 +23,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from appliance.domain.route import Route
-from appliance.errors import Misconfigured, ProxyDown
+from appliance.errors import BadName, DiskFull, Misconfigured, ProxyDown
 from appliance.testing_proxy import Reply, cookie_of, make_route
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio]
@@ -166,6 +166,47 @@ async def test_the_folder_deleted_while_a_student_works(own_box: Box) -> None:
         await box.proxy.wait_live(changed.server_id, 2)
         assert (await box.ask("/user/alice/", f"Cookie: {cookie_of(changed)}")).served_by == "two"
         await says(websocket, "still here")
+
+
+async def test_a_route_that_cannot_be_shuts_nobody_else_out(box: Box, caplog: pytest.LogCaptureFixture) -> None:
+    bad, good = make_route(box.one.url, server_id="bad", prefix="/user/a`b/"), make_route(box.one.url)
+    with pytest.raises(BadName):
+        await box.proxy.add(bad)
+    await box.proxy.set_routes({"bad": bad, good.server_id: good})
+    await box.proxy.wait_live(good.server_id)
+    assert (await box.ask("/user/alice/", f"Cookie: {cookie_of(good)}")).served_by == "one"
+    assert "has no route" in caplog.text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+async def test_a_route_that_did_not_fit_on_the_disk_is_written_when_there_is_room(tmp_path: Path, box: Box) -> None:
+    assert await run("mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(tmp_path)) == 0
+    proxy = make_proxy(tmp_path, free_port(), box.hub.url)
+    small = Box(proxy, box.hub, box.one, box.two)
+    try:
+        await proxy.start()
+        with suppress(OSError):
+            (tmp_path / "filler").write_bytes(b"x" * 1_000_000)
+        route = make_route(box.one.url)
+        with pytest.raises(DiskFull):
+            await proxy.add(route)
+        assert (await small.ask("/hub/login")).served_by == "hub"
+        async with supervised(small):
+            (tmp_path / "filler").unlink()
+            await served_within(small, route, 2)
+    finally:
+        await proxy.stop()
+        assert await run("umount", str(tmp_path)) == 0
+
+
+async def test_the_log_of_requests_is_bounded(box: Box) -> None:
+    log = box.folder / "access.log"
+    os.truncate(log, 30_000_000)
+    async with supervised(box):
+        await within(5, lambda: log.exists() and log.stat().st_size < 1_000_000)
+        await box.ask("/after/the/rotation")
+        await within(2, lambda: "/after/the/rotation" in log.read_text())
+    (box.folder / "access.log.1").unlink()
 
 
 # -- the process -------------------------------------------------------------------------------------------------------
@@ -355,6 +396,10 @@ async def test_a_server_that_hangs_is_left_to_answer(box: Box) -> None:
     assert answer.body == b"late"
 
 
+async def run(*command: str) -> int:
+    return await (await asyncio.create_subprocess_exec(*command)).wait()
+
+
 # -- HTTPS -------------------------------------------------------------------------------------------------------------
 async def test_https_with_a_certificate_that_is_replaced(tmp_path: Path, box: Box) -> None:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
@@ -364,6 +409,10 @@ async def test_https_with_a_certificate_that_is_replaced(tmp_path: Path, box: Bo
     try:
         await proxy.start()
         assert "first.school" in await subject(proxy.bind_port)
+        if json.loads((tmp_path / "traefik" / "traefik.pid").read_text())["redirect"]:
+            answer = await ask(80, "/hub/login?next=x")
+            assert answer.status in (302, 307)
+            assert answer.get("Location") == f"https://box.school:{proxy.bind_port}/hub/login?next=x"
         supervision = asyncio.create_task(proxy.run())
         await asyncio.sleep(0.5)
         await make_certificate(certificate, key, "second.school")
