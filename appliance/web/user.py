@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 
 from starlette.responses import Response
 
-from appliance.domain.capability import server_id_of_cookie
+from appliance.domain.capability import cookie_name, server_id_of_cookie
 from appliance.domain.server import Phase, Server, Wanted
 from appliance.domain.user import Session
 from appliance.errors import ApplianceError, BadInput, ForeignOrigin, NotFound, NotSignedIn, Unavailable
 from appliance.web import words
 from appliance.web.errors import RETRY_AFTER_S, error_json, show_error, status_of
-from appliance.web.servers import read_user_path
+from appliance.web.servers import prefix_of, read_user_path
 from appliance.web.visit import Visit, redirect
 
 _RETRY = "appliance-retry"
@@ -61,23 +61,29 @@ async def _answer(visit: Visit) -> Response:
 async def find_capability(visit: Visit, path: str) -> tuple[Session, Server] | None:
     """Return whose browser this is and the server that it may enter at `path`, by any valid cookie that came."""
     found: list[tuple[Session, Server]] = []
-    for name, values in visit.cookies.items():
-        server_id = server_id_of_cookie(name)
-        if server_id is None:
-            continue
-        for value in values[:10]:
-            checked = await visit.hub.servers.check_capability(server_id, value)
-            if checked and path.startswith(visit.urls.server(checked[1].user_name, checked[1].name)):
-                found.append(checked[:2])
-                break
+    for name in visit.cookies:
+        known = await _holder(visit, server_id_of_cookie(name))
+        if known and path.startswith(prefix_of(visit, known[1])):
+            found.append(known)
     # a named server lies below the default one
     return max(found, key=lambda pair: len(pair[1].name), default=None)
+
+
+async def _holder(visit: Visit, server_id: str | None) -> tuple[Session, Server] | None:
+    """Return the session and the server of the first valid capability among the cookies for `server_id`."""
+    if server_id is None:
+        return None
+    for value in visit.cookies.get(cookie_name(server_id), [])[:10]:
+        checked = await visit.hub.servers.check_capability(server_id, value)
+        if checked:
+            return checked[:2]
+    return None
 
 
 async def _renew(visit: Visit, session: Session, server: Server, here: str) -> Response:
     """Hand out the capability of the current start, once an address: what still comes here then gets a page."""
     mark = hashlib.sha256(here.encode()).hexdigest()[:16]
-    prefix = visit.urls.server(server.user_name, server.name)
+    prefix = prefix_of(visit, server)
     if mark in visit.cookies.get(_RETRY, []):
         visit.set_cookie(_RETRY, "", path=prefix, max_age_s=0)
         raise Unavailable("Your server runs, but the way to it is not open right now. Please try again in a moment.")
@@ -116,15 +122,18 @@ def _refuse(visit: Visit, error: ApplianceError) -> Response:
 
 # -- what the proxy shows when a server's address is dead --------------------------------------------------------------
 async def proxy_error(visit: Visit) -> Response:
-    """/hub/error/502?url=…: tell why. Waits a moment, because the Hub learns of a death at about the same time."""
+    """/hub/error/502?server=…&url=…: tell why. Waits a moment, because the Hub learns of a death at about the same time.
+
+    Only a browser with a capability of that server learns anything about it.
+    """
     if visit.param("status") not in ("500", "502", "503", "504"):
         raise NotFound()
     status = int(visit.param("status"))
-    target = _asked_for(visit)
-    known = await find_capability(visit, target.split("?", 1)[0]) if target else None
+    known = await _holder(visit, visit.request.query_params.get("server"))
     if known is None:
-        return _show_dead(visit, status, Unavailable("This server does not answer right now."), target)
+        return _show_dead(visit, status, Unavailable("This server does not answer right now."), "")
     server = await _wait_for_cause(visit, known[1])
+    target = _asked_for(visit, server)
     if server.failure and server.phase is Phase.FAILED:
         cause = ApplianceError(server.failure.sentence, action=server.failure.action)
         return _show_dead(visit, status, cause, target, "Start it again")
@@ -134,15 +143,16 @@ async def proxy_error(visit: Visit) -> Response:
     return _show_dead(visit, status, ApplianceError(words.message(server)), target, "Start it")
 
 
-def _asked_for(visit: Visit) -> str:
-    """Return the path and query that failed, "" if it cannot be told."""
+def _asked_for(visit: Visit, server: Server) -> str:
+    """Return the path and query that failed; the server's own first page where it cannot be told."""
+    prefix = prefix_of(visit, server)
     try:
         parts = urlsplit(visit.request.query_params.get("url", ""))
-        target = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        read_user_path(visit.hub, parts.path)
-        return visit.urls.safe_next(target) or ""
-    except (ValueError, BadInput, NotFound):
-        return ""
+        # the proxy tells the path as the server got it: of some images without the prefix
+        path = parts.path if parts.path.startswith(prefix) else prefix + parts.path.removeprefix("/")
+        return visit.urls.safe_next(f"{path}?{parts.query}" if parts.query else path) or prefix
+    except (ValueError, BadInput):
+        return prefix
 
 
 async def _wait_for_cause(visit: Visit, server: Server) -> Server:

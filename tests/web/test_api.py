@@ -272,7 +272,8 @@ async def test_image_without_a_bearer_scheme_gets_no_token(
     monkeypatch.setattr(hub.servers, "injected_authorization", lambda server: None)
     response = await api.get(
         f"/hub/api/internal/authorize/{server.id}", headers={"X-Appliance-Proxy": hub.proxy_secret})
-    assert response.headers["authorization"] == ""
+    assert response.status_code == 200
+    assert "authorization" not in response.headers
 
 
 async def test_containers_reach_the_api_alone(hub: FakeHub, alice: User) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote, unquote
+
 import anyio
 import httpx
 import pytest
@@ -94,7 +96,6 @@ async def test_tricks_with_paths_lead_nowhere(path: str, app: object, alice: Use
 
 
 async def raw(app: object, path: str, **more: object) -> tuple[int, dict[str, str], bytes]:
-    from urllib.parse import unquote
     path, _, query = path.partition("?")
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
@@ -250,13 +251,17 @@ async def test_websocket_is_never_accepted(
     assert status in (403, 0)
 
 
-# -- the proxy's error page --------------------------------------------------------------------------------------------
+# -- the proxy's error page -------------------------------------------------------------------------------------------
+def dead(server: Server, url: str, status: int = 502) -> str:
+    """What Traefik asks for when the server's address does not answer."""
+    return f"/hub/error/{status}?server={server.id}&url={quote(url, safe='')}"
+
+
 async def test_dead_server_says_why_and_keeps_the_deep_link(
     hub: FakeHub, stranger: Browser, session: Session, alice: User,
 ) -> None:
     server = hub.servers.ready(alice)
     give(stranger, session, server, path="/")
-    path = "/hub/error/502?url=http%3A%2F%2Fbox.test%2Fuser%2Falice%2Flab%3Fx%3D1"
 
     async def learn() -> None:
         await anyio.sleep(0.1)
@@ -264,35 +269,57 @@ async def test_dead_server_says_why_and_keeps_the_deep_link(
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(learn)
-        page = await stranger.get(path)
+        page = await stranger.get(dead(server, "http://box.test/user/alice/lab?x=1"))
     assert page.status_code == 502
     assert OutOfMemory.sentence in page.text
     assert "log line" not in page.text
     assert 'href="/hub/spawn?next=/user/alice/lab%3Fx%3D1"' in page.text
     assert not page.headers.get_list("set-cookie")      # the Hub's own stay as they are
-    answer = await stranger.get(path, SCRIPT)
+    answer = await stranger.get(dead(server, "http://box.test/user/alice/api"), SCRIPT)
     assert answer.json() == {"status": 502, "message": OutOfMemory.sentence}
 
 
 async def test_busy_server_is_told_from_a_dead_one(
     hub: FakeHub, stranger: Browser, session: Session, alice: User,
 ) -> None:
-    give(stranger, session, hub.servers.ready(alice), path="/")
-    page = await stranger.get("/hub/error/504?url=/user/alice/lab")
+    server = hub.servers.ready(alice)
+    give(stranger, session, server, path="/")
+    page = await stranger.get(dead(server, "http://box.test/user/alice/lab", 504))
     assert page.status_code == 504
     assert "may be very busy" in page.text
+    assert 'href="/user/alice/lab"' in page.text
 
 
-@pytest.mark.parametrize("url", [
-    "", "/user/alice/lab", "https://evil.test/user/alice/", "//evil.test/x", "/hub/home", "http://[", "/user/%00/",
-    "/user/alice/\"><script>", "x" * 9000])
-async def test_error_page_tells_strangers_nothing(url: str, hub: FakeHub, stranger: Browser, alice: User) -> None:
-    hub.servers.fail(alice, OutOfMemory())
-    page = await stranger.client.get("/hub/error/502", params={"url": url}, headers=NAVIGATION)
+@pytest.mark.parametrize(("url", "target"), [
+    ("http://box.test/second.html?a=b", "/user/alice/second.html%3Fa%3Db"), ("/", "/user/alice/"), ("", "/user/alice/"),
+    ("https://evil.test/user/alice/x", "/user/alice/x"), ("https://evil.test//evil.test", "/user/alice/"),
+    ("http://[", "/user/alice/"), ("http://box.test/user/bob/x", "/user/alice/user/bob/x"),
+    ("javascript:alert(1)", "/user/alice/alert%281%29"), ("/" + "x" * 9000, "/user/alice/")])
+async def test_start_button_leads_to_that_server_whatever_the_address(
+    url: str, target: str, hub: FakeHub, stranger: Browser, session: Session, alice: User,
+) -> None:
+    """Of an image that knows nothing of its prefix, Traefik tells the path without it."""
+    server = hub.servers.fail(alice, OutOfMemory())
+    give(stranger, session, server, start_no=1, path="/")
+    page = await stranger.get(dead(server, url))
+    assert f'href="/hub/spawn?next={target}"' in page.text
+    assert "evil" not in page.text
+
+
+@pytest.mark.parametrize("url", ["", "/user/alice/lab", "https://evil.test/", "//evil.test/x", "http://[", "\"><script>"])
+@pytest.mark.parametrize("other", [False, True])
+async def test_error_page_tells_strangers_nothing(
+    url: str, other: bool, hub: FakeHub, stranger: Browser, alice: User, bob: User,
+) -> None:
+    server = hub.servers.fail(alice, OutOfMemory())
+    if other:
+        give(stranger, hub.sessions.open(bob), hub.servers.ready(bob), path="/")
+    page = await stranger.get(dead(server, url))
     assert page.status_code == 502
     assert OutOfMemory.sentence not in page.text
     assert "evil" not in page.text
     assert "<script>" not in page.text
+    assert (await stranger.get("/hub/error/502")).status_code == 502
 
 
 @pytest.mark.parametrize("status", ["200", "302", "404", "501", "0", "9" * 5000, "x", "-1", "%D9%A5%D9%A0%D9%A2"])
