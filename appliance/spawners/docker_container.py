@@ -98,7 +98,11 @@ def host_config(
     shm_size: int | None, log_max_size: str, dns: list[str], mounted: list[dict[str, Any]], extra: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the engine's HostConfig. `extra`, in the engine's own words, adds to it but cannot loosen it."""
-    limits: dict[str, Any] = {"PidsLimit": pids_limit}
+    limits: dict[str, Any] = {
+        "PidsLimit": pids_limit,
+        "Init": True,  # an image with an init of its own may switch ours off
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": log_max_size, "max-file": "2"}},
+    }
     if mem_limit is not None:
         limits |= {"Memory": mem_limit, "MemorySwap": mem_limit}  # no swap on top
     if mem_guarantee is not None:
@@ -116,10 +120,8 @@ def host_config(
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "Privileged": False,
-        "Init": True,
         "AutoRemove": False,  # a dead container is kept until its cause has been read
         "RestartPolicy": {"Name": "no"},
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": log_max_size, "max-file": "2"}},
         "Mounts": mounted,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,7 +10,9 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 import docker
+import docker.constants
 import docker.errors
+import docker.utils
 import requests
 import urllib3
 from anyio import CapacityLimiter
@@ -31,6 +34,7 @@ T = TypeVar("T")
 # What docker-py and the libraries below it may raise; `translate` has an answer for each.
 ENGINE_ERRORS = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError)
 _EVIDENCE = 2000
+_KNOCK_S = 5.0
 
 
 class NetworkGone(SpawnError):
@@ -118,22 +122,35 @@ class Engine:
         client.close()
 
     def _new(self, timeout_s: float | None) -> docker.APIClient:
+        options = {"base_url": self.base_url} if self.base_url else docker.utils.kwargs_from_env()
+        _knock(options.get("base_url") or docker.constants.DEFAULT_UNIX_SOCKET)
         # "auto" asks the engine; once is enough
-        base_url = {"base_url": self.base_url} if self.base_url else docker.utils.kwargs_from_env()
-        client = docker.APIClient(version=self._version or "auto", timeout=timeout_s or self.timeout_s, **base_url)
+        client = docker.APIClient(version=self._version or "auto", timeout=timeout_s or self.timeout_s, **options)
         self._version = client.api_version
         return client
+
+
+def _knock(url: str) -> None:
+    """Raises EngineDown where nobody listens on a Unix socket; docker-py would leave a socket open for each such try."""
+    scheme, _, path = url.partition("://")
+    if scheme not in ("unix", "http+unix"):
+        return
+    with socket.socket(socket.AF_UNIX) as door:
+        door.settimeout(_KNOCK_S)
+        try:
+            door.connect("/" + path.lstrip("/"))
+        except OSError as error:
+            raise EngineDown(evidence=f"{path}: {error}") from error
 
 
 def translate(error: Exception) -> ApplianceError:
     """Return the error of ours that stands for one of docker-py, requests or urllib3."""
     words = evidence_of(error)
     low = words.lower()
-    if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError)):
-        # docker-py raises requests' HTTPError for an answer it cannot name
-        return DiskFull(evidence=words) if "no space left" in low else EngineDown(evidence=words)
-    if isinstance(error, docker.errors.APIError):
+    if isinstance(error, docker.errors.APIError):  # which is one of requests' errors, too
         return _translate_answer(error, words, low)
+    if isinstance(error, (requests.RequestException, urllib3.exceptions.HTTPError)):
+        return EngineDown(evidence=words)
     if isinstance(error, (docker.errors.InvalidVersion, docker.errors.TLSParameterError,
                           docker.errors.InvalidConfigFile, docker.errors.ContextException,
                           docker.errors.MissingContextParameter, docker.errors.ContextAlreadyExists,

@@ -11,7 +11,7 @@ from docker import APIClient
 from docker.errors import APIError
 from docker.errors import NotFound as NotThere
 
-from appliance.errors import StopTimeout
+from appliance.errors import SpawnError, StopTimeout
 from appliance.ports import ActualServer, ActualState
 from appliance.spawners.docker_container import NAMESPACE, container_name, from_inspection, from_listing
 
@@ -33,10 +33,14 @@ class ServerContainers:
             except APIError as error:
                 if error.status_code != 409 or time.monotonic() > end:
                     raise
-            there = self.inspect(client, name)
-            if there is None:  # on its way in or out
+            try:
+                there = from_inspection(client.inspect_container(name), self.network)
+            except NotThere:  # on its way in or out
                 time.sleep(0.05)
-            elif there.start_no == start_no and there.state is ActualState.RUNNING:
+                continue
+            if there is None:
+                raise SpawnError(action=f"A container that is not ours is called {name}; rename or remove it.")
+            if there.start_no == start_no and there.state is ActualState.RUNNING:
                 return ""
             elif there.start_no == start_no and there.state is ActualState.PAUSED:
                 client.unpause(name)
