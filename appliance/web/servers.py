@@ -18,7 +18,7 @@ from appliance.web.visit import Visit, redirect
 if TYPE_CHECKING:
     from appliance.hub.hub import Hub
 
-_ODD = re.compile(r"//|\\|%2f|%5c|%[01][0-9a-f]|%7f|(^|/)(\.|%2e){1,2}(/|$)", re.IGNORECASE)
+_ODD = re.compile(r"//|\\|%2f|%5c|%[01][0-9a-f]|%7f|(^|/)(\.|%2e){1,2}(/|;|%3b|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -188,6 +189,13 @@ async def test_tls_that_ends_before_our_proxy_is_told_by_the_public_url(hub: Fak
     hub.public_url = "https://box.test"
     response = await stranger.get("/hub/login")
     assert "Secure" in response.headers["set-cookie"]
+
+
+def test_no_template_switches_escaping_off() -> None:
+    templates = list((Path(table.__file__).parent / "templates").iterdir())
+    assert len(templates) > 8
+    for template in templates:
+        assert not re.search(r"\|\s*safe|autoescape|Markup", template.read_text())
 
 
 async def test_body_larger_than_a_form_is_refused(browser: Browser, hub: FakeHub) -> None:
