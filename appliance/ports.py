@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from traitlets import Bool, Dict, Float, Integer, List, Set, TraitType, Unicode
+from traitlets import Bool, Dict, Float, Integer, List, Set, TraitError, TraitType, Unicode
 from traitlets import Callable as CallableTrait
 from traitlets.config import LoggingConfigurable
 
@@ -36,7 +36,8 @@ class ByteSize(TraitType[int | None, int | str | float | None]):
         try:
             return None if value is None else parse_bytes(value)
         except BadOption as error:
-            self.error(obj, value, error)
+            # what traitlets' own error() makes of an exception is that exception
+            raise TraitError(f"{type(obj).__name__}.{self.name}: {error.sentence}") from error
 
 
 # ---------------------------------------------------------------------------------------------------- Authenticator --

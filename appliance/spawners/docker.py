@@ -7,7 +7,7 @@ import builtins
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import anyio
@@ -112,19 +112,19 @@ class DockerSpawner(Spawner):
 
     @validate("extra_host_config")
     def _check_extra(self, proposal: Any) -> Any:
-        return _checked(proposal["value"], containers.check_host_config)
+        return _checked(proposal, containers.check_host_config)
 
     @validate("volumes", "read_only_volumes")
     def _check_volumes(self, proposal: Any) -> Any:
-        return _checked(proposal["value"], containers.check_volumes)
+        return _checked(proposal, containers.check_volumes)
 
     @validate("allowed_egress")
     def _check_egress(self, proposal: Any) -> Any:
-        return _checked(proposal["value"], parse_egress)
+        return _checked(proposal, parse_egress)
 
     @validate("subnet")
     def _check_subnet(self, proposal: Any) -> Any:
-        return _checked(proposal["value"], lambda subnet: Bridge.parse("", "", subnet))
+        return _checked(proposal, lambda subnet: Bridge.parse("", "", subnet))
 
     @validate("image_options")
     def _check_image_options(self, proposal: Any) -> Any:
@@ -184,7 +184,7 @@ class DockerSpawner(Spawner):
             self._preparing = anyio.Lock()
         async with self._preparing:
             self._engine.forget()  # the engine may be another one now
-            took = await anyio.to_thread.run_sync(self._prepare)
+            took = await anyio.to_thread.run_sync(self._prepare, abandon_on_cancel=True)
         self.log.info("Servers are kept apart: proven in %.1f s.", took)
 
     def _prepare(self) -> float:
@@ -355,12 +355,13 @@ class DockerSpawner(Spawner):
             events.close()
 
     async def close(self) -> None:
-        self._engine.forget()
+        self._engine.close()
 
 
-def _checked(value: Any, check: Any) -> Any:
+def _checked(proposal: Any, check: Callable[[Any], object]) -> Any:
+    """Return a proposed value that `check` has nothing against. Raises TraitError."""
     try:
-        check(value)
+        check(proposal["value"])
     except BadOption as error:
-        raise TraitError(error.sentence) from error
-    return value
+        raise TraitError(f"DockerSpawner.{proposal['trait'].name}: {error.sentence}") from error
+    return proposal["value"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -32,7 +33,8 @@ from appliance.errors import (
 T = TypeVar("T")
 
 # What docker-py and the libraries below it may raise; `translate` has an answer for each.
-ENGINE_ERRORS = (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError)
+ENGINE_ERRORS = (docker.errors.DockerException, docker.errors.StreamParseError, requests.RequestException,
+                 urllib3.exceptions.HTTPError)
 _EVIDENCE = 2000
 _KNOCK_S = 5.0
 
@@ -62,6 +64,7 @@ class Engine:
         self._lock = threading.Lock()
         self._idle: list[docker.APIClient] = []
         self._generation = 0
+        self._closed = False
         self._version: str | None = None
 
     async def run(self, call: Callable[..., T], *args: Any, timeout_s: float | None = None) -> T:
@@ -98,6 +101,11 @@ class Engine:
         except ENGINE_ERRORS as error:
             raise translate(error) from error
 
+    def close(self) -> None:
+        """Keep no client from now on; calls still work."""
+        self._closed = True
+        self.forget()
+
     def forget(self) -> None:
         """Close idle clients; those at work are closed when they come back."""
         with self._lock:
@@ -110,37 +118,43 @@ class Engine:
     def _take(self) -> tuple[docker.APIClient, int]:
         with self._lock:
             generation = self._generation
-            if self._idle:
-                return self._idle.pop(), generation
+            client = self._idle.pop() if self._idle else None
+        if client is not None:
+            try:
+                self._knock()
+            except EngineDown:
+                client.close()
+                raise
+            return client, generation
         return self._new(None), generation
 
     def _give_back(self, client: docker.APIClient, generation: int) -> None:
         with self._lock:
-            if generation == self._generation:
+            if generation == self._generation and not self._closed:
                 self._idle.append(client)
                 return
         client.close()
 
     def _new(self, timeout_s: float | None) -> docker.APIClient:
+        self._knock()
         options = {"base_url": self.base_url} if self.base_url else docker.utils.kwargs_from_env()
-        _knock(options.get("base_url") or docker.constants.DEFAULT_UNIX_SOCKET)
         # "auto" asks the engine; once is enough
         client = docker.APIClient(version=self._version or "auto", timeout=timeout_s or self.timeout_s, **options)
         self._version = client.api_version
         return client
 
-
-def _knock(url: str) -> None:
-    """Raises EngineDown where nobody listens on a Unix socket; docker-py would leave a socket open for each such try."""
-    scheme, _, path = url.partition("://")
-    if scheme not in ("unix", "http+unix"):
-        return
-    with socket.socket(socket.AF_UNIX) as door:
-        door.settimeout(_KNOCK_S)
-        try:
-            door.connect("/" + path.lstrip("/"))
-        except OSError as error:
-            raise EngineDown(evidence=f"{path}: {error}") from error
+    def _knock(self) -> None:
+        """Raises EngineDown where nobody listens on a Unix socket: docker-py loses a socket with each such try."""
+        url = self.base_url or os.environ.get("DOCKER_HOST") or docker.constants.DEFAULT_UNIX_SOCKET
+        scheme, _, path = url.partition("://")
+        if scheme not in ("unix", "http+unix"):
+            return
+        with socket.socket(socket.AF_UNIX) as door:
+            door.settimeout(_KNOCK_S)
+            try:
+                door.connect("/" + path.lstrip("/"))
+            except OSError as error:
+                raise EngineDown(evidence=f"{path}: {error}") from error
 
 
 def translate(error: Exception) -> ApplianceError:

@@ -37,17 +37,17 @@ class Bridge:
         try:
             net = ipaddress.IPv4Network(subnet)
         except ValueError as error:
-            raise BadOption(f"DockerSpawner.subnet: “{subnet}” is not an IPv4 network like 10.77.0.0/16.") from error
+            raise BadOption(f"“{subnet}” is not an IPv4 network like 10.77.0.0/16.") from error
         if not 8 <= net.prefixlen <= 27:
-            raise BadOption("DockerSpawner.subnet: use a network between /8 and /27.")
+            raise BadOption("A subnet between /8 and /27 is needed.")
         first = str(net.network_address + 1)
         try:
             chosen = ipaddress.IPv4Address(gateway or first)
         except ValueError as error:
-            raise BadOption(f"DockerSpawner.gateway: “{gateway}” is not an IPv4 address.") from error
+            raise BadOption(f"The gateway “{gateway}” is not an IPv4 address.") from error
         bridge = cls(network, namespace, net, str(chosen))
         if chosen not in net or chosen in bridge.dynamic or chosen in (net.network_address, net.broadcast_address):
-            raise BadOption(f"DockerSpawner.gateway: “{gateway}” is not an address servers could reach in {subnet}.")
+            raise BadOption(f"The gateway “{gateway}” is not an address servers could reach in {subnet}.")
         return bridge
 
     @cached_property

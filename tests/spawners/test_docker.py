@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -225,3 +227,59 @@ async def test_an_engine_that_is_away_is_said_to_be_down(tmp_path: Path) -> None
         async for _ in spawner.watch():
             pytest.fail("there is nothing to tell")
     assert scope.cancelled_caught
+
+
+@contextlib.asynccontextmanager
+async def engine_behind(path: Path) -> AsyncIterator[None]:
+    """Let the engine answer at `path`, too, for as long as this lasts."""
+    open_ends: set[asyncio.StreamWriter] = set()
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                target.write(data)
+                await target.drain()
+        target.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        engine_reader, engine_writer = await asyncio.open_unix_connection("/var/run/docker.sock")
+        open_ends.update((writer, engine_writer))
+        await asyncio.gather(copy(reader, engine_writer), copy(engine_reader, writer))
+
+    door = await asyncio.start_unix_server(serve, path)
+    try:
+        yield
+    finally:
+        door.close()
+        for end in open_ends:
+            end.transport.abort()
+        os.unlink(path)
+        await asyncio.sleep(0.05)
+
+
+async def test_an_engine_that_goes_away_and_comes_back(box: Path, tmp_path: Path) -> None:
+    path = tmp_path / "engine.sock"
+    spawner = make_spawner(NAME, SUBNET, box, docker_host=f"unix://{path}")
+    told: list[str] = []
+
+    async def watch() -> None:
+        async for server_id in spawner.watch():
+            told.append(server_id)
+
+    async def has_been_told(times: int) -> None:
+        with anyio.fail_after(10):
+            while told.count("") < times:
+                await anyio.sleep(0.02)
+
+    async with anyio.create_task_group() as tasks:
+        async with engine_behind(path):
+            tasks.start_soon(watch)
+            await has_been_told(1)
+            assert await spawner.list() == []
+        with pytest.raises(EngineDown):
+            await spawner.list()
+        async with engine_behind(path):
+            await has_been_told(2)
+            assert await spawner.list() == []
+            tasks.cancel_scope.cancel()
+    await spawner.close()
