@@ -85,7 +85,8 @@ async def test_other_spellings_lead_to_the_canonical_one(sent: str, canonical: s
     "/user/alice/%2e%2e/bob", "/user/alice//x", "/user/alice/\\x", "/user/alice/%5cx", "/user/alice%2fx/",
     "/user/alice/a%2Fb", "/user/a%00b/", "/user/a%0ab/", "/user/alice/%0a", "/user/%ff/", "/user/" + "x" * 300 + "/",
     "/user/a`b/", "/user/a%60b/", "/user/a b/", "/user/%3Cscript%3E/", "/user/alice;x/", "/user/%D0%B0lice/",
-    "/user/-alice/", "/user/.alice/", "/user/%E2%80%AEecila/", "/user", "/user/alice/%2E/x", "/user/alice/..;/x", "/user/alice/%2e.%3Bx/y", "/user/alice/x/.."])
+    "/user/-alice/", "/user/.alice/", "/user/%E2%80%AEecila/", "/user", "/user/alice/%2E/x", "/user/alice/..;/x",
+    "/user/alice/%2e.%3Bx/y", "/user/alice/x/.."])
 async def test_tricks_with_paths_lead_nowhere(path: str, app: object, alice: User) -> None:
     """Spoken to the application directly: an HTTP client would tidy these up."""
     status, headers, body = await raw(app, path)
