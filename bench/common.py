@@ -288,9 +288,9 @@ class Bare:
 
     @classmethod
     def like(cls, container_id: str) -> Bare:
-        """Return one that is configured exactly as a Hub's container is: image, limits, user, mounts, network.
+        """Return one that is configured exactly as a Hub's container is: image, limits, user, mounts, network, address.
 
-        It has no labels and no fixed address, so that the Hub does not take it for its own.
+        It has no labels, so that the Hub does not take it for its own. Start it when the Hub's own is gone.
         """
         api = docker.APIClient(version="auto")
         seen = api.inspect_container(container_id)
@@ -298,7 +298,10 @@ class Bare:
         kept = ("Image", "Cmd", "Entrypoint", "Env", "User", "WorkingDir", "ExposedPorts", "StopSignal")
         create = {key: config[key] for key in kept if config.get(key) is not None}
         environment = dict(pair.partition("=")[::2] for pair in config["Env"])
-        return cls(create | {"HostConfig": host}, environment["JUPYTERHUB_SERVICE_PREFIX"], environment["JUPYTER_TOKEN"])
+        networks = seen["NetworkSettings"]["Networks"]
+        endpoints = {network: {"IPAMConfig": said["IPAMConfig"]} for network, said in networks.items()}
+        create |= {"HostConfig": host, "NetworkingConfig": {"EndpointsConfig": endpoints}}
+        return cls(create, environment["JUPYTERHUB_SERVICE_PREFIX"], environment["JUPYTER_TOKEN"])
 
     @classmethod
     def plain(cls, image: str, name: str, network: str = "bridge") -> Bare:
