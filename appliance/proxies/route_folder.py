@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,13 +19,12 @@ class RouteFolder:
     beside the folder, on the same file system: Traefik never reads half a file.
     """
 
-    def __init__(self, path: Path, log: logging.Logger, on_new_folder: Callable[[], None]) -> None:
+    def __init__(self, path: Path, log: logging.Logger) -> None:
         self.path = path
+        self.inode = 0        # a folder made anew is another one to whoever watches it
         self._log = log
-        self._on_new_folder = on_new_folder
         self._wanted: dict[str, str] = {}
         self._seen: dict[str, _Seen] = {}
-        self._inode = 0
 
     def put(self, name: str, text: str) -> None:
         if self._wanted.get(name) != text or name not in self._seen:
@@ -109,17 +108,15 @@ class RouteFolder:
             self._log.warning("%r in the folder of routes is not ours and was moved to %s.", name, refused)
 
     def _ensure_folder(self) -> None:
-        """A folder made anew is another one to whoever watches it."""
         try:
             inode = self.path.stat().st_ino
         except FileNotFoundError:
             self.path.mkdir(mode=0o700, parents=True)
             inode = self.path.stat().st_ino
-        if inode != self._inode:
-            if self._inode:
+        if inode != self.inode:
+            if self.inode:
                 self._log.warning("The folder of routes was removed; all routes are written again.")
-                self._on_new_folder()
-            self._inode = inode
+            self.inode = inode
             self._seen.clear()
 
 

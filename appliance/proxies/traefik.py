@@ -12,7 +12,6 @@ import hashlib
 import json
 import secrets
 import signal
-from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,8 +25,8 @@ from appliance.errors import ApplianceError, BadName, DiskFull, Misconfigured, P
 from appliance.ports import Proxy
 from appliance.proxies.machine import check_certificate, free_port, run_program, why_not_bind, write_private
 from appliance.proxies.route_folder import RouteFolder
+from appliance.proxies.traefik_api import api_access, ask_api
 from appliance.proxies.traefik_files import (
-    API_USER,
     Edge,
     ServerFile,
     dump,
@@ -56,7 +55,6 @@ class TraefikProxy(Proxy):
     _files: dict[str, ServerFile]
     _generations: dict[str, int]
     _marker: str
-    _unwatched: bool          # the folder was made anew: Traefik no longer hears of changes by itself
     _process: TraefikProcess
     _folder: RouteFolder
 
@@ -145,8 +143,7 @@ class TraefikProxy(Proxy):
                 raise ProxyDown(evidence=said)
             if elapsed_s > follow_s:
                 follow_s *= 3
-                self._unwatched = True  # whatever the reason: from now on each write is followed at once
-                self._follow()
+                self._process.signal(signal.SIGHUP)
             await asyncio.sleep(min(0.025, 0.005 + elapsed_s / 4))
 
     async def close_connections(self, url: str) -> None:
@@ -177,16 +174,15 @@ class TraefikProxy(Proxy):
         with _disk_errors():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.chmod(0o700)
-            port, password = _api_access(folder / "api.json")
+            port, password = api_access(folder / "api.json")
         edge = self._edge = Edge(
             folder=folder, base_url=self.base_url, hub_url=self.hub_url, hub_secret=self.hub_secret,
             bind_ip=self.bind_ip, bind_port=self.bind_port, api_port=port, api_password=password,
             ssl_key=str(Path(self.ssl_key).absolute()) if self.ssl_key else "",
             ssl_cert=str(Path(self.ssl_cert).absolute()) if self.ssl_cert else "")
         self._files, self._generations, self._marker = {}, {}, "marker"
-        self._unwatched = False
         self._process = TraefikProcess(folder)
-        self._folder = RouteFolder(edge.routes, self.log, self._on_new_folder)
+        self._folder = RouteFolder(edge.routes, self.log)
         # Routes of an earlier Hub stay until set_routes says otherwise: somebody may be working.
         with _disk_errors():
             self._folder.put_all(_earlier_routes(edge.routes) | self._fixed(edge))
@@ -211,11 +207,10 @@ class TraefikProxy(Proxy):
         self._marker = f"marker-{secrets.token_hex(6)}"
         self._folder.put(MARKER_FILE, dump(marker_config(self._marker)))
 
-    def _on_new_folder(self) -> None:
-        self._unwatched = True
-
     def _follow(self) -> None:
-        if self._unwatched:
+        """Tell Traefik of a change if the folder is not the one that it watches."""
+        running = self._process.running
+        if running is not None and running.watched_inode != self._folder.inode:
             self._process.signal(signal.SIGHUP)
 
     # -- the process ---------------------------------------------------------------------------------------------------
@@ -252,8 +247,7 @@ class TraefikProxy(Proxy):
             write_private(edge.folder / "api.json", json.dumps({"port": port, "password": edge.api_password}))
             write_private(edge.folder / "static.yml", dump(static_config(edge)))
             self._folder.repair()
-            self._unwatched = False
-            self._process.spawn(executable, _hash(edge), redirect)
+            self._process.spawn(executable, _hash(edge), redirect, self._folder.inode)
         if not await self._answers(20.0):
             evidence = self._process.last_output()
             await self._process.stop()
@@ -278,25 +272,8 @@ class TraefikProxy(Proxy):
         return status == 200 and json.loads(body).get("status") != "disabled", body
 
     async def _ask(self, path: str, timeout_s: float = 2.0) -> tuple[int, str]:
-        """Ask Traefik's API and return (status, body); (0, reason) if it does not answer.
-
-        A connection each (0.3 ms on the loopback), so that nothing is left open whenever the Hub ends. HTTP/1.0: no
-        chunks.
-        """
         edge = self._ensure_edge()
-        login = b64encode(f"{API_USER}:{edge.api_password}".encode()).decode()
-        try:
-            async with asyncio.timeout(timeout_s):
-                reader, writer = await asyncio.open_connection("127.0.0.1", edge.api_port)
-                try:
-                    writer.write(
-                        f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAuthorization: Basic {login}\r\n\r\n".encode())
-                    head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
-                finally:
-                    writer.close()
-                return int(head.split(b" ", 2)[1]), body.decode(errors="replace")
-        except (OSError, TimeoutError, IndexError, ValueError) as error:
-            return 0, f"Traefik's API does not answer: {error!r}"
+        return await ask_api(edge.api_port, edge.api_password, path, timeout_s)
 
     def _rotate_access_log(self) -> None:
         path = self._ensure_edge().folder / "access.log"
@@ -327,17 +304,6 @@ def _earlier_routes(folder: Path) -> dict[str, str]:
                 if not path.is_symlink() and "http" in json.loads(text):
                     files[path.name] = text
     return files
-
-
-def _api_access(path: Path) -> tuple[int, str]:
-    """Return the port and the password of Traefik's API, chosen at the first start and kept."""
-    try:
-        kept = json.loads(path.read_text())
-        return int(kept["port"]), str(kept["password"])
-    except (OSError, ValueError, KeyError, TypeError):
-        port, password = free_port(), secrets.token_urlsafe(32)
-        write_private(path, json.dumps({"port": port, "password": password}))
-        return port, password
 
 
 @contextmanager

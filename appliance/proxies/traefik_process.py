@@ -7,6 +7,7 @@ file says which process is ours: its pid, when it started, and a hash of the sta
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ class Running:
     start_time: int           # of the process, in clock ticks since boot: tells a reused pid
     config_hash: str
     redirect: bool            # whether it listens on port 80 too
+    watched_inode: int        # of the folder of routes when it was started
 
 
 def find_traefik(configured: str) -> str:
@@ -50,18 +52,34 @@ class TraefikProcess:
 
     def adopt(self) -> Running | None:
         """Return the Traefik that an earlier Hub started from this folder, if it still runs."""
+        self.running = self._said() or self._found()
+        return self.running
+
+    def _said(self) -> Running | None:
         try:
             said = Running(**json.loads(self._pid_file.read_text()))
-            command = Path(f"/proc/{said.pid}/cmdline").read_bytes()
         except (OSError, ValueError, TypeError):
             return None
-        ours = os.fsencode(f"--configfile={self._folder}/static.yml") in command.split(b"\0")
-        if not ours or said.start_time < 0 or _start_time(said.pid) != said.start_time:
-            return None
-        self.running = said
-        return said
+        return said if self._is_ours(said.pid) and 0 <= said.start_time == _start_time(said.pid) else None
 
-    def spawn(self, executable: str, config_hash: str, redirect: bool) -> None:
+    def _found(self) -> Running | None:
+        """Look for one that a Hub started and did not live to write down."""
+        for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
+            if self._is_ours(pid) and (start_time := _start_time(pid)) >= 0:
+                with suppress(OSError, ValueError):
+                    static = (self._folder / "static.yml").read_text()
+                    redirect = "plain" in json.loads(static)["entryPoints"]
+                    return Running(pid, start_time, hashlib.sha256(static.encode()).hexdigest(), redirect, 0)
+                return Running(pid, start_time, "", False, 0)
+        return None
+
+    def _is_ours(self, pid: int) -> bool:
+        with suppress(OSError):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            return os.fsencode(f"--configfile={self._folder}/static.yml") in command.split(b"\0")
+        return False
+
+    def spawn(self, executable: str, config_hash: str, redirect: bool, watched_inode: int) -> None:
         """Start Traefik with the static file in the folder."""
         write_private(self._folder / "output.log", "")
         with open(self._folder / "output.log", "wb") as output:
@@ -69,7 +87,8 @@ class TraefikProcess:
                 [executable, f"--configfile={self._folder}/static.yml"], stdin=subprocess.DEVNULL,
                 stdout=output, stderr=output, cwd=self._folder, start_new_session=True, umask=0o077,
                 env={key: value for key, value in os.environ.items() if not key.upper().startswith("TRAEFIK_")})
-        self.running = Running(self._child.pid, _start_time(self._child.pid), config_hash, redirect)
+        self.running = Running(
+            self._child.pid, _start_time(self._child.pid), config_hash, redirect, watched_inode)
         write_private(self._pid_file, json.dumps(asdict(self.running)))
 
     def is_alive(self) -> bool:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,22 +150,29 @@ async def test_foreign_broken_and_changed_files_are_put_right(box: Box) -> None:
 async def test_the_folder_deleted_while_a_student_works(own_box: Box) -> None:
     """Routes are back within a second, no websocket drops; later changes arrive although the folder is another one."""
     box = own_box
-    async with supervised(box), student(box) as (websocket, _):
+    async with student(box) as (websocket, _):
         mine = make_route(box.one.url, server_id="another1")
-        await box.proxy.add(mine)
-        await box.proxy.wait_live(mine.server_id)
-        for _ in range(2):
-            shutil.rmtree(box.folder / "routes")
-            await asyncio.sleep(0.05)
-            started_at = time.monotonic()
-            await within(1, (box.folder / "routes" / "another1.yml").exists)
-            await served_within(box, mine, 1)
-            assert time.monotonic() - started_at < 1
-            await says(websocket, "still here")
-        changed = make_route(box.two.url, server_id="another1", capabilities=("new.2.owner.MAC",))
-        await box.proxy.add(changed)
-        await box.proxy.wait_live(changed.server_id, 2)
-        assert (await box.ask("/user/alice/", f"Cookie: {cookie_of(changed)}")).served_by == "two"
+        async with supervised(box):
+            await box.proxy.add(mine)
+            await box.proxy.wait_live(mine.server_id)
+            for _ in range(2):
+                shutil.rmtree(box.folder / "routes")
+                await asyncio.sleep(0.05)
+                started_at = time.monotonic()
+                await within(1, (box.folder / "routes" / "another1.yml").exists)
+                await served_within(box, mine, 1)
+                assert time.monotonic() - started_at < 1
+                await says(websocket, "still here")
+            changed = make_route(box.two.url, server_id="another1", capabilities=("new.2.owner.MAC",))
+            await box.proxy.add(changed)
+            await box.proxy.wait_live(changed.server_id, 2)
+            assert (await box.ask("/user/alice/", f"Cookie: {cookie_of(changed)}")).served_by == "two"
+        # the next Hub knows too that Traefik no longer watches this folder
+        later = box.another_hub()
+        await later.start()
+        await later.set_routes({mine.server_id: mine})
+        await later.wait_live(mine.server_id, 2)
+        assert (await box.ask("/user/alice/", f"Cookie: {cookie_of(mine)}")).served_by == "one"
         await says(websocket, "still here")
 
 
@@ -293,7 +301,8 @@ async def test_a_stale_pid_file_leads_to_no_other_process(own_box: Box) -> None:
     try:
         for start_time in (0, 1):
             (box.folder / "traefik.pid").write_text(json.dumps(
-                {"pid": innocent.pid, "start_time": start_time, "config_hash": "", "redirect": False}))
+                {"pid": innocent.pid, "start_time": start_time, "config_hash": "", "redirect": False,
+                 "watched_inode": 0}))
             later = box.another_hub()
             await later.start()
             await later.stop()
@@ -301,6 +310,23 @@ async def test_a_stale_pid_file_leads_to_no_other_process(own_box: Box) -> None:
     finally:
         innocent.kill()
         await innocent.wait()
+
+
+@pytest.mark.parametrize("text", [None, "{broken"])
+async def test_a_traefik_that_nobody_wrote_down_is_adopted(own_box: Box, text: str | None) -> None:
+    """A Hub was killed after it started Traefik and before it wrote the pid."""
+    before = pid(own_box)
+    (own_box.folder / "traefik.pid").unlink()
+    if text:
+        (own_box.folder / "traefik.pid").write_text(text)
+    async with student(own_box) as (websocket, route):
+        later = own_box.another_hub()
+        await later.start()
+        assert later._process.running is not None
+        assert later._process.running.pid == before
+        await later.set_routes({route.server_id: replace(route, start_no=2)})
+        await later.wait_live(route.server_id)
+        await says(websocket, "still here")
 
 
 async def test_a_damaged_state_is_made_anew(own_box: Box) -> None:
