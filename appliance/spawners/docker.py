@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import contextlib
 import re
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
@@ -57,7 +58,7 @@ class DockerSpawner(Spawner):
                      "where it differs from c.Spawner.").tag(config=True)
     volumes = Dict(
         help="More folders or volumes: {\"/on/the/host\": \"/in/container\"} or {…: {\"bind\": …, \"mode\": \"ro\"}}; "
-             "{username}, {servername} and {uid} are filled in.").tag(config=True)
+             "{username}, {servername} and {uid} are filled in. A folder has to exist.").tag(config=True)
     read_only_volumes = Dict(help="The same, read-only.").tag(config=True)
     notebook_dir = Unicode(
         "/home/{username}", help="Where the user's home is in the container: its HOME and the working folder.",
@@ -96,6 +97,7 @@ class DockerSpawner(Spawner):
         self._engine = Engine(self.docker_host)
         self._firewall = Firewall()
         self._locks = ServerLocks()
+        self._learning = threading.Lock()
         self._cpu: dict[str, tuple[float, int]] = {}
         self._preparing: anyio.Lock | None = None
 
@@ -212,7 +214,7 @@ class DockerSpawner(Spawner):
 
     @property
     def _accounts(self) -> AccountFiles:
-        return AccountFiles(self.state_dir / "accounts", self.namespace)
+        return AccountFiles(self.state_dir / "accounts", self.namespace, self._learning)
 
     def _guard(self) -> None:
         """Undo what a reload of another firewall did to the rules; look after the ports."""
@@ -292,7 +294,7 @@ class DockerSpawner(Spawner):
         return containers.expand(self.notebook_dir, spec)
 
     async def stop(self, server_id: str) -> None:
-        await self._engine.run(self._stop, server_id, timeout_s=self.stop_timeout + 30)
+        await self._engine.run(self._stop, server_id, timeout_s=self.stop_timeout + 30, slow=True)
         self._cpu.pop(server_id, None)
 
     def _stop(self, client: APIClient, server_id: str) -> None:

@@ -10,6 +10,7 @@ import io
 import os
 import tarfile
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,22 @@ _LARGEST = 1 << 20
 class AccountFiles:
     """Keeps them in `folder`, by image and uid. Blocking."""
 
-    def __init__(self, folder: Path, namespace: str) -> None:
+    def __init__(self, folder: Path, namespace: str, learning: threading.Lock) -> None:
         self.folder = folder.absolute()
         self.namespace = namespace
+        self._learning = learning  # a class that starts at once asks for a new image once
 
     def learn(self, client: APIClient, image: str, image_id: str) -> Path:
         """Read the image's own files, once ever, and return the folder they are kept in."""
         kept = self.folder / image_id.rpartition(":")[2][:24]
         if all((kept / name).exists() for name in _FILES):
             return kept
+        with self._learning:
+            if not all((kept / name).exists() for name in _FILES):
+                self._copy(client, image, kept)
+        return kept
+
+    def _copy(self, client: APIClient, image: str, kept: Path) -> None:
         made = client.create_container_from_config(
             {"Image": image, "Cmd": ["true"], "Labels": {PROBE: self.namespace}, "HostConfig": {"NetworkMode": "none"}},
         )["Id"]
@@ -44,7 +52,6 @@ class AccountFiles:
                 _write(kept / name, _read(client, made, f"/etc/{name}"))
         finally:
             client.remove_container(made, force=True)
-        return kept
 
     def mounts(
         self, client: APIClient, spec: ServerSpec, *, image: str, image_id: str, home: str, shell: str,

@@ -53,29 +53,32 @@ class Engine:
     """Calls of docker-py in threads.
 
     A docker-py client must not be shared between threads at the same time, so each call takes one out of a pool and
-    gives it back; there are never more clients than `threads`.
+    gives it back.
     """
 
     def __init__(self, base_url: str = "", *, threads: int = 16, timeout_s: float = 60.0) -> None:
         self.base_url = base_url
         self.timeout_s = timeout_s
         self._threads = threads
-        self._limiter: CapacityLimiter | None = None
+        self._limiters: tuple[CapacityLimiter, CapacityLimiter] | None = None
         self._lock = threading.Lock()
         self._idle: list[docker.APIClient] = []
         self._generation = 0
         self._closed = False
         self._version: str | None = None
 
-    async def run(self, call: Callable[..., T], *args: Any, timeout_s: float | None = None) -> T:
+    async def run(
+        self, call: Callable[..., T], *args: Any, timeout_s: float | None = None, slow: bool = False,
+    ) -> T:
         """Return call(client, *args), run in a thread. Raises only errors of appliance.errors.
 
-        A task that is cancelled leaves the thread behind; see ServerLocks.
+        A task that is cancelled leaves the thread behind; see ServerLocks. slow: it mostly waits, and must not keep
+        others from their threads.
         """
-        if self._limiter is None:  # a limiter belongs to the event loop it was made in
-            self._limiter = CapacityLimiter(self._threads)
+        if self._limiters is None:  # a limiter belongs to the event loop it was made in
+            self._limiters = (CapacityLimiter(self._threads), CapacityLimiter(self._threads))
         return await anyio.to_thread.run_sync(
-            lambda: self.call(call, *args, timeout_s=timeout_s), abandon_on_cancel=True, limiter=self._limiter)
+            lambda: self.call(call, *args, timeout_s=timeout_s), abandon_on_cancel=True, limiter=self._limiters[slow])
 
     def call(self, call: Callable[..., T], *args: Any, timeout_s: float | None = None) -> T:
         """The same from a thread."""
@@ -191,6 +194,8 @@ def _translate_answer(error: docker.errors.APIError, words: str, low: str) -> Ap
         return NotFound(evidence=words)
     if "address already in use" in low:
         return AddressTaken(evidence=words)
+    if "docker-init" in low:
+        return SpawnError(action="The engine's init is missing; install tini (apt install tini).", evidence=words)
     if "exec:" in low or "exec format error" in low or "no command specified" in low:
         return ImageBroken(evidence=words)
     if "runtime create failed" in low and ("executable file not found" in low or "permission denied" in low):

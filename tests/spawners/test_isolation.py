@@ -133,7 +133,9 @@ async def test_nor_when_a_firewall_s_reload_has_wiped_docker_s_rules(
             # without either they do reach each other: this test tests something
             set_isolated("off")
             remove_table(TABLE)
-            assert reach(NAME, "s1", (two, 8888)) == {f"{two}:8888": "open"}
+            with anyio.fail_after(10):  # until the kernel asks again who has that address
+                while reach(NAME, "s1", (two, 8888)) != {f"{two}:8888": "open"}:
+                    await anyio.sleep(0.1)
         finally:
             await anyio.to_thread.run_sync(Firewall().apply, spawner.rules())
 
