@@ -29,16 +29,19 @@ class RouteFolder:
     def put(self, name: str, text: str) -> None:
         if self._wanted.get(name) != text or name not in self._seen:
             self._wanted[name] = text
-            self._write(name)
+            if self._ensure_folder():
+                self.repair()
+            else:
+                self._write(name)
 
     def drop(self, name: str) -> bool:
-        """Remove a file and say whether there was one."""
-        self._wanted.pop(name, None)
+        """Remove a file and say whether Traefik may have read it."""
+        was_wanted = self._wanted.pop(name, None) is not None
         self._seen.pop(name, None)
         try:
             (self.path / name).unlink()
         except FileNotFoundError:
-            return False
+            return was_wanted
         return True
 
     def put_all(self, files: Mapping[str, str]) -> bool:
@@ -86,7 +89,6 @@ class RouteFolder:
             return False
 
     def _write(self, name: str) -> None:
-        self._ensure_folder()
         target, temporary = self.path / name, self.path.parent / f".new-{name}"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -107,17 +109,20 @@ class RouteFolder:
             os.replace(self.path / name, target)
             self._log.warning("%r in the folder of routes is not ours and was moved to %s.", name, refused)
 
-    def _ensure_folder(self) -> None:
+    def _ensure_folder(self) -> bool:
+        """Make the folder if there is none and say whether it is another one than before."""
         try:
             inode = self.path.stat().st_ino
         except FileNotFoundError:
             self.path.mkdir(mode=0o700, parents=True)
             inode = self.path.stat().st_ino
-        if inode != self.inode:
-            if self.inode:
-                self._log.warning("The folder of routes was removed; all routes are written again.")
-            self.inode = inode
-            self._seen.clear()
+        if inode == self.inode:
+            return False
+        if self.inode:
+            self._log.warning("The folder of routes was removed; all routes are written again.")
+        self.inode = inode
+        self._seen.clear()
+        return True
 
 
 def _identity(status: os.stat_result) -> _Seen:

@@ -176,6 +176,16 @@ async def test_the_folder_deleted_while_a_student_works(own_box: Box) -> None:
         await says(websocket, "still here")
 
 
+async def test_a_right_ends_even_if_its_file_is_gone_already(own_box: Box) -> None:
+    box, ending, staying = own_box, make_route(own_box.one.url), make_route(own_box.two.url, server_id="another1")
+    await box.serve(ending, staying)
+    shutil.rmtree(box.folder / "routes")  # Traefik goes on with what it has read last
+    await box.proxy.remove(ending.server_id)
+    await box.proxy.wait_live(ending.server_id)
+    assert (await box.ask("/user/alice/", f"Cookie: {cookie_of(ending)}")).served_by == "hub"
+    assert (await box.ask("/user/alice/", f"Cookie: {cookie_of(staying)}")).served_by == "two"
+
+
 async def test_a_route_that_cannot_be_shuts_nobody_else_out(box: Box, caplog: pytest.LogCaptureFixture) -> None:
     bad, good = make_route(box.one.url, server_id="bad", prefix="/user/a`b/"), make_route(box.one.url)
     with pytest.raises(BadName):
