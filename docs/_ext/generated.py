@@ -1,0 +1,184 @@
+"""The parts of these pages that are read from the program itself, so that they cannot differ from it.
+
+    .. configuration:: DockerSpawner     the options of a class, each a `confval`
+    .. command-help:: user add           what `appliance user add --help` prints
+    .. failures:: StartFailed            a table of an error class and those below it
+    .. rest-api::                        a table of the addresses under /hub/api
+    .. changelog:: ../CHANGELOG.md       a changelog in Markdown
+    .. screenshot:: images/login.png     a picture, if it has been taken
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from traitlets import TraitType
+
+from appliance import cli, errors
+from appliance.configfile import expected
+
+
+class Generated(SphinxDirective):
+    """A directive that writes reStructuredText."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        lines = StringList(list(self.lines()), self.get_source_info()[0])
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+    def lines(self) -> Iterable[str]:
+        raise NotImplementedError
+
+
+class Configuration(Generated):
+    def lines(self) -> Iterator[str]:
+        cls = {cls.__name__: cls for cls in cli.configurable_classes()}[self.arguments[0]]
+        for name, trait in sorted(cls.class_own_traits(config=True).items()):
+            yield f".. confval:: {cls.__name__}.{name}"
+            yield f"   :type: {escape(expected(trait))}"
+            yield f"   :default: {literal(shown_default(trait))}"
+            yield from ("", f"   {escape(trait.help)}", "")
+
+
+class CommandHelp(Generated):
+    required_arguments = 0
+    optional_arguments = 1
+
+    def lines(self) -> Iterator[str]:
+        words = self.arguments[0].split() if self.arguments else []
+        yield from (".. code-block:: none", "")
+        yield from (f"   {line}" for line in help_of(words).splitlines())
+
+
+class Failures(Generated):
+    def lines(self) -> Iterator[str]:
+        yield from (".. list-table::", "   :header-rows: 1", "   :widths: 18 42 40", "",
+                    "   * - Code", "     - What the student reads", "     - What to do")
+        for cls in tree(getattr(errors, self.arguments[0])):
+            yield f"   * - ``{cls.code}``"
+            yield f"     - {escape(cls.sentence)}"
+            yield f"     - {escape(cls.action)}"
+
+
+class RestApi(Generated):
+    required_arguments = 0
+
+    def lines(self) -> Iterator[str]:
+        from appliance.web.app import API
+        from appliance.web.routing import Access, Entry
+
+        def who(entry: Entry) -> str:
+            own = "the user, or an admin" if "{name}" in entry.path else "any user"
+            return {Access.UNKNOWN: "anybody", Access.ADMIN: "an admin"}.get(entry.access, own)
+
+        yield from (".. list-table::", "   :header-rows: 1", "   :widths: 14 56 30", "",
+                    "   * - Method", "     - Address", "     - For whom")
+        for entry in API:
+            if not entry.path.endswith("/"):
+                yield f"   * - {', '.join(entry.methods)}"
+                yield f"     - ``/{entry.path}``"
+                yield f"     - {who(entry)}"
+
+
+class Changelog(Generated):
+    """Knows headings, lists, `code` and [links](…), which is what a changelog needs."""
+
+    def lines(self) -> Iterator[str]:
+        file = Path(self.env.srcdir, self.arguments[0]).resolve()
+        self.env.note_dependency(str(file))
+        for line in file.read_text(encoding="utf-8").splitlines():
+            heading = re.fullmatch(r"(#{1,3}) (.*)", line)
+            if heading is None:
+                yield re.sub(r"\[([^]]+)\]\(([^)]+)\)", r"`\1 <\2>`__", line.replace("`", "``"))
+            elif len(heading[1]) > 1:  # the page has a title of its own
+                title = escape(heading[2].strip("[]").replace("] ", " "))
+                yield from ("", title, ("-" if len(heading[1]) == 2 else "~") * len(title), "")
+
+
+class Screenshot(SphinxDirective):
+    required_arguments = 1
+    option_spec = {"alt": directives.unchanged_required}  # noqa: RUF012 (docutils' API)
+
+    def run(self) -> list[nodes.Node]:
+        path = self.arguments[0]
+        if not Path(self.env.srcdir, path).exists():
+            return []
+        return [nodes.image(uri=path, alt=self.options["alt"])]
+
+
+# ------------------------------------------------------------------------------------------------------ words to RST --
+def escape(text: str) -> str:
+    """Return plain text as reStructuredText; what stands in `…` is code."""
+    parts = re.split(r"`+([^`]+)`+", " ".join(text.split()))
+    return "".join(literal(part) if i % 2 else re.sub(r"([\\*_|<>])", r"\\\1", part) for i, part in enumerate(parts))
+
+
+def literal(text: str) -> str:
+    return f"``{text}``" if text.strip() else "empty"
+
+
+def shown_default(trait: Any) -> str:
+    value = trait.default_value if isinstance(trait.default_value, str) else trait.default()
+    return "{}" if isinstance(value, dict) and not value else repr(value)
+
+
+def help_of(words: Iterable[str]) -> str:
+    """Return what a command's --help prints, 100 columns wide."""
+    printed = io.StringIO()
+    with mock.patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"}), mock.patch("sys.argv", ["appliance"]), \
+            contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        cli.main([*words, "--help"])
+    return printed.getvalue()
+
+
+def tree(root: type[errors.ApplianceError]) -> Iterator[type[errors.ApplianceError]]:
+    """Yield an error class and those below it."""
+    yield root
+    for cls in root.__subclasses__():
+        if cls.__module__ == errors.__name__:
+            yield from tree(cls)
+
+
+def adapt_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Give each error class its code, sentence and action for a docstring; in all docstrings `…` is code."""
+    lines[:] = [re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``\\ ", line) for line in lines]
+    if what == "module":
+        lines.clear()  # the tree is shown as it stands in the file
+    elif inspect.isclass(thing) and issubclass(thing, errors.ApplianceError):
+        lines[:] = [*(lines if "code" in vars(thing) and vars(thing).get("__doc__") else []), "",
+                    f"``{thing.code}``: {escape(thing.sentence)} *{escape(thing.action)}*", ""]
+
+
+def skip_options(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
+    """Leave options to the page about the configuration."""
+    return True if isinstance(thing, TraitType) else None
+
+
+def hide_constructor(app: Sphinx, what: str, name: str, thing: Any, *_: Any) -> tuple[str, str] | None:
+    """Drivers are built by the Hub; records show their fields with comments below; errors are all built alike."""
+    return ("", "") if inspect.isclass(thing) and thing is not errors.ApplianceError else None
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    for name, directive in (("configuration", Configuration), ("command-help", CommandHelp), ("failures", Failures),
+                            ("rest-api", RestApi), ("changelog", Changelog), ("screenshot", Screenshot)):
+        app.add_directive(name, directive)
+    app.connect("autodoc-process-signature", hide_constructor)
+    app.connect("autodoc-skip-member", skip_options)
+    app.connect("autodoc-process-docstring", adapt_docstring)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
