@@ -70,5 +70,7 @@ def setup(level: int, stream: TextIO | None = None) -> None:
     # Even under --debug: their debug lines are many, and hold headers.
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    # warns twice of every websocket of a stopped server's open tab, which the Hub answers as it should
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     logging.getLogger("uvicorn.access").disabled = True
     logging.captureWarnings(True)

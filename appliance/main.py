@@ -75,7 +75,8 @@ class Box:
             self.db, SessionTokens(derive_key(secret, "session"), settings.cookie_max_age),
             cookie_max_age_s=int(settings.cookie_max_age.total_seconds()), after_end=servers.end_rights)
         accounts = Accounts(self.db, self.authenticator, sessions, Throttle(), derive_key(secret, "device"))
-        self.hub = Hub(urls, __version__, settings.public_origin, proxy_secret, secret, accounts, sessions, servers,
+        after_sign_in = settings.default_url or ("spawn" if settings.redirect_to_server else "home")
+        self.hub = Hub(urls, __version__, settings.public_origin, after_sign_in, proxy_secret, secret, accounts, sessions, servers,
                        changes, self.reconciler)
 
     @property

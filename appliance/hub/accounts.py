@@ -6,13 +6,14 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import anyio
 
 from appliance.domain.names import normalize_username
 from appliance.domain.user import Session, User
 from appliance.errors import LoginRefused, NotFound
-from appliance.hub.sessions import Sessions
+from appliance.hub.sessions import TOUCH_EVERY_S, Sessions
 from appliance.hub.throttle import Throttle
 from appliance.ports import Authenticator, Identity, LoginRequest
 from appliance.store import users as store
@@ -92,7 +93,9 @@ class Accounts:
         found = await self._db.read(lambda t: store.find_by_token(t, token))
         if found is None:
             return None
-        await self._db.transact(lambda t: store.touch_token(t, found.id))
+        now = datetime.now(UTC)
+        if found.last_used_at is None or (now - found.last_used_at).total_seconds() > TOUCH_EVERY_S:
+            await self._db.transact(lambda t: store.touch_token(t, found.id))
         return found.user
 
     def _device_mark(self, name: str) -> str:

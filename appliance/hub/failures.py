@@ -15,6 +15,8 @@ from appliance.errors import (
 )
 from appliance.log import redact
 from appliance.ports import ActualServer
+_INIT = "[FATAL tini"      # the container's init could not start the command
+
 
 def to_failure(error: ApplianceError) -> Failure:
     return Failure(error.code, error.sentence, error.action, redact(error.evidence))
@@ -31,7 +33,7 @@ def why_ended(actual: ActualServer | None, logs: str, *, mem_limit_bytes: int | 
             f"Your server used all the memory it may have{limit} and was ended. Your saved files are safe.", evidence=evidence)
     if "no space left on device" in f"{actual.error}\n{logs}".lower():
         return DiskFull(evidence=evidence)
-    if actual.exit_code in (126, 127) and not logs.strip():
+    if actual.exit_code in (126, 127) and (not logs.strip() or _INIT in logs):
         return ImageBroken(evidence=evidence)
     if actual.exit_code in (137, 143) or actual.exit_code is None:
         return AppGone(evidence=evidence)

@@ -19,6 +19,7 @@ class Hub:
     urls: Urls
     version: str
     public_url: str        # "https://box.school", "" if not configured
+    after_sign_in: str     # path below the Hub's, or of the box if it begins with a slash
     proxy_secret: str      # requests that carry it come through our proxy
     secret: bytes          # of the installation; every key is derived from it
     accounts: Accounts

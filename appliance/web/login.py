@@ -79,12 +79,13 @@ async def _go_on(visit: Visit, session: Session) -> Response:
     user, target = session.user, visit.next()
     if user.must_change_password:
         return redirect(visit.hub_url("change-password", next=target))
-    if not target or target.startswith((visit.urls.server(user.name), visit.hub_url("user-redirect/"))):
+    landing = visit.hub.after_sign_in
+    if (not target and landing == "spawn") or target.startswith((visit.urls.server(user.name), visit.hub_url("user-redirect/"))):
         try:   # while the browser is still being redirected
             await visit.hub.servers.start(user, actor=user.name)
         except ApplianceError as error:   # the next page tells
             log.info("no server for %s at sign-in: %s", user.name, error.code)
-    return redirect(target or visit.hub_url("spawn"))
+    return redirect(target or (landing if landing.startswith("/") else visit.hub_url(landing)))
 
 
 def _login_form(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -23,7 +24,8 @@ BROKEN = {
     "image-broken": "c.DockerSpawner.cmd = ['/no/such/program']",
     "app-exited": "c.DockerSpawner.cmd = ['sh', '-c', 'echo the disk of my app is missing; exit 3']",
     "app-never-listened": "c.DockerSpawner.cmd = ['sleep', '600']",
-    "app-answers-errors": f"c.DockerSpawner.image = 'appliance/base:latest'\nc.DockerSpawner.cmd = ['python3', '-c', {ANSWERS_500!r}]",
+    "app-answers-errors": ("c.DockerSpawner.image = 'appliance/base:latest'\n"
+                           f"c.DockerSpawner.cmd = ['python3', '-c', {ANSWERS_500!r}]"),
     "out-of-memory": ("c.DockerSpawner.mem_limit = '32M'\n"
                       "c.DockerSpawner.cmd = ['python3', '-c', 'x = [bytearray(1 << 20) for _ in range(200)]']"),
 }
@@ -35,16 +37,30 @@ def box() -> Iterator[Box]:
         yield box
 
 
+@contextlib.contextmanager
+def changed(box: Box, more: str) -> Iterator[None]:
+    """Run the box with more lines of configuration for a while."""
+    working = box.config_file.read_text()
+
+    def restart(config: str) -> None:
+        box.terminate()
+        box.config_file.write_text(config)
+        box.start()
+
+    restart(f"{working}\n{more}")
+    try:
+        yield
+    finally:
+        restart(working)
+
+
 @pytest.mark.parametrize("code", BROKEN)
 def test_a_broken_image_is_explained_and_a_mended_one_starts(box: Box, code: str) -> None:
     name = f"u-{code}"
-    working = box.config_file.read_text()
     with box.student(name) as student:
-        box.terminate()
-        box.config_file.write_text(f"{working}\nc.Spawner.http_timeout = 3\n{BROKEN[code]}\n")
-        box.start()
-        student.start()
-        page = student.wait_failed()
+        with changed(box, f"c.Spawner.http_timeout = 3\n{BROKEN[code]}\n"):
+            student.start()
+            page = student.wait_failed()
         failure = box.wait_phase(name, Phase.FAILED).failure
         assert failure is not None
         assert failure.code == code
@@ -53,9 +69,6 @@ def test_a_broken_image_is_explained_and_a_mended_one_starts(box: Box, code: str
         if code == "app-exited":
             assert "the disk of my app is missing" in failure.evidence
             assert "the disk of my app" not in page       # evidence is for admins
-        box.terminate()
-        box.config_file.write_text(working)
-        box.start()
         student.to_server()
         student.stop()
         box.wait_phase(name, Phase.STOPPED)
