@@ -62,8 +62,8 @@ def main():
             times.append(seconds_to_ready(client, *side))
     print(summary(args.ours, ours))
     print(summary(args.plain, plain))
-    print(summary("difference", [p - o for o, p in zip(ours, plain)]))
-    print(summary("ratio ours/plain", [o / p for o, p in zip(ours, plain)], unit="  "))
+    print(summary("difference", [p - o for o, p in zip(ours, plain, strict=True)]))
+    print(summary("ratio ours/plain", [o / p for o, p in zip(ours, plain, strict=True)], unit="  "))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,13 @@ class PrecompressedFiles(FileFindHandler):
     content_encoding = None
 
     def get(self, path, include_body=True):
-        accepted = {part.partition(";")[0].strip() for part in self.request.headers.get("Accept-Encoding", "").split(",")}
+        headers = self.request.headers
+        # A range counts the plain file's bytes.
+        wanted = "" if "Range" in headers else headers.get("Accept-Encoding", "")
+        accepted = {part.partition(";")[0].strip() for part in wanted.split(",")}
         self.plain_path = path
         for encoding, suffix in (("br", ".br"), ("gzip", ".gz")):
-            # A range counts the plain file's bytes.
-            if encoding in accepted and "Range" not in self.request.headers and self.get_absolute_path(self.root, path + suffix):
+            if encoding in accepted and self.get_absolute_path(self.root, path + suffix):
                 self.content_encoding = encoding
                 path += suffix
                 break
