@@ -230,3 +230,22 @@ def test_pages_name_no_machine_and_no_registry(page: Path) -> None:
     text = page.read_text()
     assert not re.search(r"/(root|work|tmp|home/(?!\{))\b/", text.replace("homes/", ""))
     assert not re.search(r"docker\.io/|ghcr\.io|quay\.io|pypi\.org|index\.docker", text)
+
+
+def test_packages_that_bootstrap_installs_are_named() -> None:
+    text = (REPOSITORY / "bootstrap").read_text()
+    packages = {word for words in re.findall(r"ensure_packages ([^;}\n)]+)", text) for word in words.split()
+                if re.fullmatch(r"[a-z][a-z0-9.+-]+", word)}
+    assert "nftables" in packages
+    left = README.read_text().partition("## What it leaves")[2].partition("## Figures")[0]
+    for package in packages - {"ubuntu-keyring"}:   # for the tier "box" alone, on machines that test installers
+        assert package in left, package
+
+
+def test_bootstrap_is_used_as_documented() -> None:
+    def words(text: str) -> list[str]:
+        return text.replace(";", "").split()
+
+    usage = (REPOSITORY / "bootstrap").read_text().partition("<<'END'\n")[2].partition("END\n")[0]
+    page = (DOCS / "command-line.rst").read_text().partition("code-block:: none")[2].partition("appliance\n---------")[0]
+    assert sorted(words(usage)) == sorted(words(page))
