@@ -76,8 +76,8 @@ class Box:
             cookie_max_age_s=int(settings.cookie_max_age.total_seconds()), after_end=servers.end_rights)
         accounts = Accounts(self.db, self.authenticator, sessions, Throttle(), derive_key(secret, "device"))
         after_sign_in = settings.default_url or ("spawn" if settings.redirect_to_server else "home")
-        self.hub = Hub(urls, __version__, settings.public_origin, after_sign_in, proxy_secret, secret, accounts, sessions, servers,
-                       changes, self.reconciler)
+        self.hub = Hub(urls, __version__, settings.public_origin, after_sign_in, proxy_secret, secret, accounts, sessions,
+                       servers, changes, self.reconciler)
 
     @property
     def shown_url(self) -> str:

@@ -23,6 +23,11 @@ class Phase(StrEnum):
     STOPPING = "stopping"    # the container is being stopped
     FAILED = "failed"        # settled: see `failure`
 
+    @classmethod
+    def down(cls) -> tuple[Phase, Phase]:
+        """The phases in which there is nothing to look after."""
+        return cls.STOPPED, cls.FAILED
+
     @property
     def pending(self) -> bool:
         return self in (Phase.QUEUED, Phase.STARTING, Phase.BOOTING, Phase.STOPPING)

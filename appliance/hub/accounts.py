@@ -85,8 +85,9 @@ class Accounts:
     async def find_user(self, name: str) -> User | None:
         return await self._db.read(lambda t: store.find(t, name))
 
-    async def list_users(self) -> list[User]:
-        return await self._db.read(store.list_all)
+    async def page(self, *, search: str = "", up: bool = False, offset: int = 0, limit: int = 100) -> tuple[list[User], int]:
+        """Return some users by name and how many there are in all. up: only those with a server that is not stopped."""
+        return await self._db.read(lambda t: store.page(t, search=search, up=up, offset=offset, limit=limit))
 
     async def token_user(self, token: str) -> User | None:
         """Return the user of an API token, None if it is unknown or has expired."""

@@ -15,6 +15,7 @@ from appliance.errors import (
 )
 from appliance.log import redact
 from appliance.ports import ActualServer
+
 _INIT = "[FATAL tini"      # the container's init could not start the command
 
 

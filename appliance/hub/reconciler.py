@@ -139,20 +139,19 @@ class Reconciler:
                 self.wake(server.id)
 
     async def _compare_all(self) -> None:
-        """Wake every server of which store and engine say different things, and whatever has no row."""
+        """Wake every server of which store and engine say different things, and whatever should not be there."""
         actual = {server.server_id: server for server in await self._spawner.list()}
-        rows = {server.id: server for server in await self._db.read(store.list_all)}
+        rows = {server.id: server for server in await self._db.read(store.up)}
         for server_id in actual.keys() | rows.keys():
             row, found = rows.get(server_id), actual.get(server_id)
             runs = found is not None and found.state in (ActualState.RUNNING, ActualState.PAUSED)
-            dead = found is not None and not runs
-            if row is None or dead or (not row.phase.pending and runs is not row.ready):
+            if row is None or not (row.phase.pending or runs):
                 self.wake(server_id)
 
     async def _end_expired_sessions(self) -> None:
         ended = await self._db.transact(sessions.end_expired)
         if ended:
-            for server in await self._db.read(store.list_all):
+            for server in await self._db.read(store.up):
                 if server.ready and server.user_id in ended:
                     await self._life.refresh_route(server.id)
                     await self._life.proxy.close_connections(server.url)
@@ -246,7 +245,7 @@ class Reconciler:
 
     async def _refuse_if_full(self) -> None:
         if self._active_limit:
-            up = [other for other in await self._db.read(store.list_all)
+            up = [other for other in await self._db.read(store.up)
                   if other.phase in (Phase.STARTING, Phase.BOOTING, Phase.READY)]
             if len(up) >= self._active_limit:
                 raise BoxFull()

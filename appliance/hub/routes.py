@@ -48,7 +48,7 @@ class Routes:
         return self._wanted(t, server) if server else None
 
     def all_wanted(self, t: Transaction) -> dict[str, Route]:
-        routes = (self._wanted(t, server) for server in servers.list_all(t))
+        routes = (self._wanted(t, server) for server in servers.up(t))
         return {route.server_id: route for route in routes if route is not None}
 
     def _wanted(self, t: Transaction, server: Server) -> Route | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from math import exp
 
@@ -39,8 +40,11 @@ class Servers:
         server = await self._db.read(lambda t: store.find(t, user.id, server_name))
         return server or _never_ran(user, server_name)
 
-    async def list(self) -> list[Server]:
-        return await self._db.read(store.list_all)
+    async def of_users(self, users: Sequence[User]) -> list[Server]:
+        return await self._db.read(lambda t: store.of_users(t, [user.id for user in users]))
+
+    async def count_ready(self) -> int:
+        return await self._db.read(store.count_ready)
 
     async def by_id(self, server_id: str) -> Server | None:
         return await self._db.read(lambda t: store.get(t, server_id))

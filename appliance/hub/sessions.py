@@ -67,6 +67,6 @@ class Sessions:
         if not session_ids:
             return
         await self._db.transact(lambda t: store.end(t, session_ids, actor=user.name))
-        for server in await self._db.read(lambda t: server_store.of_user(t, user.id)):
+        for server in await self._db.read(lambda t: server_store.of_users(t, [user.id])):
             if server.url:
                 await self._after_end(server.id)

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Transaction
 
 from appliance.domain.server import Failure, Phase, Server, Wanted
@@ -49,8 +49,19 @@ def list_all(t: Transaction) -> list[Server]:
     return [to_server(row) for row in t.scalars(select(ServerRow).order_by(ServerRow.started_at))]
 
 
-def of_user(t: Transaction, user_id: int) -> list[Server]:
-    return [to_server(row) for row in t.scalars(select(ServerRow).where(ServerRow.user_id == user_id))]
+def up(t: Transaction) -> list[Server]:
+    """Return the servers that run or are on their way; there may be many more that are stopped."""
+    rows = t.scalars(select(ServerRow).where(ServerRow.phase.not_in(Phase.down())).order_by(ServerRow.started_at))
+    return [to_server(row) for row in rows]
+
+
+def count_ready(t: Transaction) -> int:
+    return t.scalar(select(func.count()).select_from(ServerRow).where(ServerRow.phase == Phase.READY)) or 0
+
+
+def of_users(t: Transaction, user_ids: Sequence[int]) -> list[Server]:
+    rows = t.scalars(select(ServerRow).where(ServerRow.user_id.in_(user_ids)).order_by(ServerRow.user_id, ServerRow.name))
+    return [to_server(row) for row in rows]
 
 
 def unsettled(t: Transaction) -> list[Server]:

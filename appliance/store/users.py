@@ -40,6 +40,18 @@ def list_all(t: Transaction) -> list[User]:
     return [to_user(row) for row in t.scalars(select(UserRow).where(UserRow.deleted_at.is_(None)).order_by(UserRow.name))]
 
 
+def page(t: Transaction, *, search: str = "", up: bool = False, offset: int = 0, limit: int = 100) -> tuple[list[User], int]:
+    """Return some users by name and how many there are in all. up: only those with a server that is not stopped."""
+    query = select(UserRow).where(UserRow.deleted_at.is_(None))
+    if search:
+        query = query.where(UserRow.name.contains(search, autoescape=True))
+    if up:
+        query = query.where(UserRow.id.in_(select(ServerRow.user_id).where(ServerRow.phase.not_in(Phase.down()))))
+    total = t.scalar(select(func.count()).select_from(query.subquery())) or 0
+    rows = t.scalars(query.order_by(UserRow.name).offset(offset).limit(limit))
+    return [to_user(row) for row in rows], total
+
+
 def count(t: Transaction) -> int:
     return t.scalar(select(func.count()).select_from(UserRow)) or 0
 

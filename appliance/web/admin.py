@@ -51,37 +51,35 @@ class AdminPage(Page):
 async def admin(visit: Visit) -> Response:
     query = visit.request.query_params
     search, only = query.get("q", "")[:64].strip(), "running" if query.get("only") == "running" else ""
-    users, servers = await visit.hub.accounts.list_users(), await visit.hub.servers.list()
-    found = _pair(users, servers, search.lower(), only)
-    pages = max(1, -(-len(found) // PAGE_SIZE))
-    wanted = query.get("page", "1")
-    number = min(max(1, int(wanted) if wanted.isdecimal() and len(wanted) < 6 else 1), pages)
-    shown = found[(number - 1) * PAGE_SIZE:number * PAGE_SIZE]
+    accounts, wanted = visit.hub.accounts, query.get("page", "1")
+    number = max(1, int(wanted) if wanted.isdecimal() and len(wanted) < 6 else 1)
+    users, found = await accounts.page(search=search.lower(), up=bool(only), offset=(number - 1) * PAGE_SIZE, limit=PAGE_SIZE)
+    pages = max(1, -(-found // PAGE_SIZE))
+    if number > pages:
+        return redirect(visit.hub_url("admin", q=search, only=only, page=str(pages)))
+    _, everybody = await accounts.page(limit=0)
+    shown = _pair(users, await visit.hub.servers.of_users(users), only)
     usages = await asyncio.gather(*(_usage(visit, server) for _, server in shown))
     return render(visit, "admin.html", AdminPage(
         lines=[_line(user, server, usage) for (user, server), usage in zip(shown, usages, strict=True)],
-        search=search, only=only, number=number, pages=pages, found=len(found), users=len(users),
-        running=sum(server.ready for server in servers), problems=visit.hub.problems(),
+        search=search, only=only, number=number, pages=pages, found=found, users=everybody,
+        running=await visit.hub.servers.count_ready(), problems=visit.hub.problems(),
         here=visit.hub_url("admin", q=search, only=only, page=str(number) if number > 1 else ""),
     ))
 
 
-def _pair(
-    users: Sequence[User], servers: Sequence[Server], search: str, only: str,
-) -> list[tuple[User, Server | None]]:
+def _pair(users: Sequence[User], servers: Sequence[Server], only: str) -> list[tuple[User, Server | None]]:
     """Return a line for each user's default server, whether it ever ran or not, and for each named one."""
     by_user: dict[int, list[Server]] = {}
     for server in servers:
         by_user.setdefault(server.user_id, []).append(server)
     found: list[tuple[User, Server | None]] = []
-    for user in sorted(users, key=lambda user: user.name):
-        if search in user.name:
-            own = sorted(by_user.get(user.id, []), key=lambda server: server.name)
-            missing: list[Server | None] = [] if any(server.name == "" for server in own) else [None]
-            found += [(user, server) for server in [*missing, *own]]
+    for user in users:
+        own = sorted(by_user.get(user.id, []), key=lambda server: server.name)
+        missing: list[Server | None] = [] if any(server.name == "" for server in own) else [None]
+        found += [(user, server) for server in [*missing, *own]]
     if only:
-        found = [(user, server) for user, server in found
-                 if server and server.phase not in (Phase.STOPPED, Phase.FAILED)]
+        found = [(user, server) for user, server in found if server and server.phase not in Phase.down()]
     return found
 
 

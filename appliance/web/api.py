@@ -35,20 +35,19 @@ async def current_user(visit: Visit) -> Response:
 async def list_users(visit: Visit) -> Response:
     query = visit.request.query_params
     offset, limit = _number(query.get("offset"), 0), _number(query.get("limit"), _MOST)
-    users = sorted(await visit.hub.accounts.list_users(), key=lambda user: user.id)
+    users, total = await visit.hub.accounts.page(offset=offset, limit=min(limit, _MOST))
     servers: dict[int, list[Server]] = {}
-    for server in await visit.hub.servers.list():
+    for server in await visit.hub.servers.of_users(users):
         servers.setdefault(server.user_id, []).append(server)
-    items = [
-        user_model(visit, user, servers.get(user.id, [])) for user in users[offset:offset + min(limit, _MOST)]]
+    items = [user_model(visit, user, servers.get(user.id, [])) for user in users]
     if "application/jupyterhub-pagination+json" not in visit.request.headers.get("accept", ""):
         return JSONResponse(items)
     after = offset + len(items)
     following = {
         "offset": after, "limit": limit,
         "url": f"{visit.origin}{visit.hub_url('api/users', offset=str(after), limit=str(limit))}",
-    } if after < len(users) else None
-    page = {"offset": offset, "limit": limit, "total": len(users), "next": following}
+    } if after < total else None
+    page = {"offset": offset, "limit": limit, "total": total, "next": following}
     return JSONResponse({"items": items, "_pagination": page})
 
 

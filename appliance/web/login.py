@@ -80,7 +80,8 @@ async def _go_on(visit: Visit, session: Session) -> Response:
     if user.must_change_password:
         return redirect(visit.hub_url("change-password", next=target))
     landing = visit.hub.after_sign_in
-    if (not target and landing == "spawn") or target.startswith((visit.urls.server(user.name), visit.hub_url("user-redirect/"))):
+    own = (visit.urls.server(user.name), visit.hub_url("user-redirect/"))
+    if (not target and landing == "spawn") or target.startswith(own):
         try:   # while the browser is still being redirected
             await visit.hub.servers.start(user, actor=user.name)
         except ApplianceError as error:   # the next page tells

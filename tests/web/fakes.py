@@ -65,8 +65,11 @@ class FakeAccounts:
         self.passwords[user.name] = new
         self.users[user.name] = replace(user, must_change_password=False)
 
-    async def list_users(self) -> list[User]:
-        return list(self.users.values())
+    async def page(self, *, search: str = "", up: bool = False, offset: int = 0, limit: int = 100) -> tuple[list[User], int]:
+        owners = {server.user_id for server in self.hub.servers.all() if server.phase not in Phase.down()}
+        found = sorted((user for user in self.users.values() if search in user.name and (not up or user.id in owners)),
+                       key=lambda user: user.name)
+        return found[offset:offset + limit], len(found)
 
     async def find_user(self, name: str) -> User | None:
         return self.users.get(name)
@@ -155,8 +158,15 @@ class FakeServers:
         user = self.hub.accounts.users.get(user_name)
         return (self.rows.get((user_name, server_name)) or self._never_ran(user, server_name)) if user else None
 
-    async def list(self) -> list[Server]:
+    def all(self) -> list[Server]:
         return list(self.rows.values())
+
+    async def of_users(self, users: Sequence[User]) -> list[Server]:
+        ids = {user.id for user in users}
+        return [server for server in self.all() if server.user_id in ids]
+
+    async def count_ready(self) -> int:
+        return sum(server.ready for server in self.all())
 
     async def by_id(self, server_id: str) -> Server | None:
         return next((row for row in self.rows.values() if row.id == server_id), None)

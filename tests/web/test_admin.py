@@ -61,7 +61,7 @@ async def test_search_and_pages(hub: FakeHub, desk: Browser) -> None:
     assert "student099" in first
     assert "student100" not in first
     assert "student100" in (await desk.get("/hub/admin?page=2")).text
-    assert "Page 2 of 2" in (await desk.get("/hub/admin?page=999")).text
+    assert (await desk.get("/hub/admin?page=999")).headers["location"] == "/hub/admin?page=2"
     for odd in ("0", "-1", "x", "9" * 5000, ""):
         assert "Page 1 of 2" in (await desk.get(f"/hub/admin?page={odd}")).text
     found = (await desk.get("/hub/admin?q=STUDENT11")).text

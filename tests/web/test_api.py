@@ -124,7 +124,7 @@ async def test_students_see_only_themselves(path: str, api: httpx.AsyncClient, b
 
 
 async def test_admins_see_and_start_everybody(hub: FakeHub, admin_api: httpx.AsyncClient, alice: User) -> None:
-    assert [user["name"] for user in (await admin_api.get("/hub/api/users")).json()] == ["teacher", "alice"]
+    assert [user["name"] for user in (await admin_api.get("/hub/api/users")).json()] == ["alice", "teacher"]
     assert (await admin_api.get("/hub/api/users/nobody")).status_code == 404
     assert (await admin_api.post("/hub/api/users/alice/server")).status_code == 202
     assert hub.servers.starts == [("alice", "", "teacher")]
