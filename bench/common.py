@@ -24,6 +24,7 @@ import docker
 
 USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36"
 PATIENCE_S = 300
+RESULTS = "BENCH_RESULTS"       # environment variable: a file to add every figure to that has a target
 
 
 # ------------------------------------------------------------------------------------------------------- statistics --
@@ -38,7 +39,11 @@ def line(name: str, values: Sequence[float], unit: str = "s", *, digits: int = 2
 
 
 def show(name: str, values: Sequence[float], unit: str = "s", *, digits: int = 2, target: str = "") -> None:
-    print(line(name, values, unit, digits=digits, target=target), flush=True)
+    text = line(name, values, unit, digits=digits, target=target)
+    print(text, flush=True)
+    if target and os.environ.get(RESULTS):      # what the summary of all.py is made of
+        with Path(os.environ[RESULTS]).open("a") as file:
+            file.write(text + "\n")
 
 
 def show_ratio(name: str, ours: Sequence[float], other: Sequence[float], target: str = "") -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 
-from common import Client, Wrk, arguments, show, sign_in, to_lab, wait_for
+from common import Client, Load, Wrk, arguments, show, sign_in, to_lab, wait_for
 from ours import Ours
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
@@ -69,8 +69,8 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=7, help="how often the Hub is killed (default: %(default)s)")
     parser.add_argument("--websockets", type=int, default=10)
     args = parser.parse_args()
-    requests = failed = answered = dropped = 0
-    longest, back, rate = [], [], []
+    loads: list[Load] = []
+    answered, dropped, longest, back = [], [], [], []
     with Ours() as hub:
         (name, password), (other, other_password) = hub.students(2)
         client = Client(hub.url)
@@ -98,16 +98,16 @@ def main() -> None:
                 talk.end()
                 if talk.failure:
                     print(f"  a websocket: {talk.failure}")
-            requests, failed = requests + result.requests, failed + result.failed
-            answered, dropped = answered + sum(t.answered for t in talks), dropped + sum(bool(t.failure) for t in talks)
+            loads.append(result)
+            answered.append(sum(talk.answered for talk in talks))
+            dropped.append(sum(bool(talk.failure) for talk in talks))
             longest.append(max(talk.longest_s for talk in talks))
-            rate.append(result.per_second)
             hub.stop_server(other)
-    show("failed requests, Hub killed under load", [failed], "", digits=0, target="0")
-    print(f"  of {requests} requests")
-    show("dropped websockets, Hub killed under load", [dropped], "", digits=0, target="0")
-    print(f"  of {args.times * args.websockets} websockets, {answered} messages answered")
-    show("  requests meanwhile", rate, "per s", digits=0)
+    show("failed requests, Hub killed under load", [load.failed for load in loads], "", digits=0, target="0")
+    print(f"  {sum(load.failed for load in loads)} of {sum(load.requests for load in loads)} requests")
+    show("dropped websockets, Hub killed under load", dropped, "", digits=0, target="0")
+    print(f"  {sum(dropped)} of {args.times * args.websockets} websockets; {sum(answered)} messages answered")
+    show("  requests meanwhile", [load.per_second for load in loads], "per s", digits=0)
     show("  the longest answer on a websocket", longest)
     show("from starting the Hub again to a sign-in", back)
 
