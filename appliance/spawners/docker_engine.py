@@ -56,7 +56,7 @@ class Engine:
     gives it back.
     """
 
-    def __init__(self, base_url: str = "", *, threads: int = 16, timeout_s: float = 60.0) -> None:
+    def __init__(self, base_url: str = "", *, threads: int = 32, timeout_s: float = 60.0) -> None:
         self.base_url = base_url
         self.timeout_s = timeout_s
         self._threads = threads
