@@ -24,7 +24,7 @@ class Talk(threading.Thread):
     """One websocket to a kernel: asks for its info, waits for the reply, asks again, until `end`."""
 
     def __init__(self, url: str, headers: dict[str, str]) -> None:
-        super().__init__()
+        super().__init__(daemon=True)
         self._url, self._headers = url, headers
         self._over = threading.Event()
         self.open = threading.Event()

@@ -12,7 +12,7 @@ import time
 
 from common import Client, Wrk, arguments, descendants, pss_mb, show, sign_in
 from incumbent import Incumbent
-from ours import REPOSITORY, Ours
+from ours import Ours
 
 FILL = """\
 import sys
@@ -45,7 +45,7 @@ def main() -> None:
     with Ours() as hub:
         show("Hub at rest", [rest(hub)], "MB", digits=1, target="≤ 90")
         subprocess.run([sys.executable, "-c", FILL, str(args.users)], cwd=hub.folder, check=True,
-                       env={"PYTHONPATH": str(REPOSITORY)})
+                       env={"PYTHONPATH": str(hub.folder / "program")})
         (name, password), = hub.students(1)
         student, teacher = Client(hub.url), Client(hub.url)
         sign_in(student, name, password)

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,8 @@ class Ours:
         self._token = ""
         self._students: list[tuple[str, str]] = []
         (self.folder / "homes").mkdir()
+        # A copy of the program: a Hub that is started again is the same one, whatever is edited meanwhile.
+        shutil.copytree(REPOSITORY / "appliance", self.folder / "program/appliance")
         (self.folder / "jupyterhub_config.py").write_text(CONFIG.format(
             port=self.port, hub_port=free_port(), image=IMAGE, namespace=NAMESPACE) + extra_config)
 
@@ -75,12 +78,21 @@ class Ours:
             print(f"The Hub's log ends with:\n{self.log[-4000:]}", file=sys.stderr)
         try:
             self.appliance("stop", "--servers")
+        except RuntimeError as failure:
+            print(failure, file=sys.stderr)
+            self._end_the_rest()
         finally:
             if self._child is not None:
                 self._child.end()
             with contextlib.suppress(docker.errors.APIError):
                 self._engine.remove_network(NAMESPACE)
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end_the_rest(self) -> None:
+        with contextlib.suppress(ValueError, ProcessLookupError):   # no such file, no such process
+            os.kill(self.proxy_pid, signal.SIGTERM)
+        for container in self._containers():
+            self._engine.remove_container(container["Id"], force=True)
 
     def start(self) -> float:
         """Start the Hub, or start it again; return the seconds until its login page answers."""
@@ -147,8 +159,8 @@ class Ours:
             raise RuntimeError(f"{method} {path}: {answer.status} {answer.text}")
         return dict(json.loads(answer.body or b"{}"))
 
-    def _containers(self, name: str) -> list[dict[str, object]]:
-        labels = [f"org.appliance.namespace={NAMESPACE}", f"org.appliance.user={name}"]
+    def _containers(self, name: str = "") -> list[dict[str, object]]:
+        labels = [f"org.appliance.namespace={NAMESPACE}", *([f"org.appliance.user={name}"] if name else [])]
         return list(self._engine.containers(all=True, filters={"label": labels}))
 
     @staticmethod
@@ -156,7 +168,7 @@ class Ours:
         return [sys.executable, "-m", "appliance.cli", *words]
 
     def _environment(self) -> dict[str, str]:
-        return os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1",
+        return os.environ | {"PYTHONPATH": str(self.folder / "program"), "PYTHONUNBUFFERED": "1",
                              "APPLIANCE_ADMIN_PASSWORD": self.admin_password}
 
 
