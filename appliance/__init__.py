@@ -1,5 +1,6 @@
 """Classroom box: the extension API. What is not named here is not public."""
 
+from appliance.domain.route import Route
 from appliance.errors import ApplianceError
 from appliance.ports import (
     ActualServer,
@@ -10,6 +11,7 @@ from appliance.ports import (
     Identity,
     ImageOptions,
     LoginRequest,
+    PasswordStore,
     Proxy,
     ServerHandle,
     ServerSpec,
@@ -21,5 +23,5 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ActualServer", "ActualState", "ApplianceError", "Authenticator", "Home", "Homes", "Identity", "ImageOptions",
-    "LoginRequest", "Proxy", "ServerHandle", "ServerSpec", "Spawner", "Usage", "__version__",
+    "LoginRequest", "PasswordStore", "Proxy", "Route", "ServerHandle", "ServerSpec", "Spawner", "Usage", "__version__",
 ]

@@ -146,9 +146,9 @@ def user_ensure_admin(settings: Settings, parsed: argparse.Namespace) -> int:
         password = given or _generate()
         try:
             admin.add_user(ADMIN, admin=True, password=password, must_change=given is None)
-        except Exists as error:
-            raise Exists(f"There is no admin, but an account called “{ADMIN}” that is none.",
-                         action=f"Name one in c.Authenticator.admin_users, or delete “{ADMIN}” first.") from error
+        except Exists:  # put back from its home after the database was lost
+            admin.set_password(ADMIN, password, must_change=given is None)
+            admin.make_admin(ADMIN)
     if given:
         print(f"Added the admin “{ADMIN}” with the password from {PASSWORD_VARIABLE}.")
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import sys
 import traceback
 from collections.abc import Iterable
 from contextlib import suppress
@@ -74,6 +75,9 @@ class ConfigFile:
                 return this
             raise Misconfigured(f"{path} is a folder, not a file." if path.is_dir() else f"There is no file {path}.")
         this.path = path
+        folder = str(path.absolute().parent)
+        if folder not in sys.path:  # a driver of one's own may lie beside the file; last, so that it hides nothing
+            sys.path.append(folder)
         loader = _Loader(str(path.absolute()), (str(path.absolute().parent), "."), read=this.files)
         try:
             this.config = loader.load_config()

@@ -22,13 +22,14 @@ from appliance.domain.capability import derive_key
 from appliance.domain.names import validate_username
 from appliance.domain.urls import Urls
 from appliance.domain.user import User
-from appliance.errors import ApplianceError, Misconfigured
+from appliance.errors import ApplianceError, Misconfigured, NotFound
 from appliance.hub.accounts import Accounts, StoredPasswords
 from appliance.hub.changes import Changes
 from appliance.hub.hub import Hub
 from appliance.hub.lifecycle import Lifecycle
 from appliance.hub.lock import HubLock
 from appliance.hub.probe import Probe
+from appliance.hub.rebuild import put_users_back
 from appliance.hub.reconciler import Reconciler
 from appliance.hub.routes import Routes
 from appliance.hub.servers import Servers
@@ -36,9 +37,9 @@ from appliance.hub.sessions import Sessions
 from appliance.hub.specs import Specs
 from appliance.hub.throttle import Throttle
 from appliance.jwt import SessionTokens
-from appliance.ports import Authenticator, Proxy, Spawner
+from appliance.ports import Authenticator, Homes, Proxy, Spawner
 from appliance.store import users
-from appliance.store.database import Database
+from appliance.store.database import Database, Transaction
 from appliance.store.servers import want_all_stopped
 from appliance.web.app import create_api_app, create_app
 
@@ -56,7 +57,7 @@ class Box:
         proxy_secret = derive_key(secret, "proxy").hex()
         self.authenticator = make_authenticator(settings, self.db)
         self.spawner = make_spawner(settings)
-        self.homes = settings.make(settings.homes_class, root=settings.homes_dir)
+        self.homes: Homes = settings.make(settings.homes_class, root=settings.homes_dir)
         self.proxy = make_proxy(settings, proxy_secret)
 
         # a running server knows its own token, so that one must outlive a change of the cookie secret
@@ -92,7 +93,7 @@ class Box:
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Run until cancelled. `started` is called when browsers are let in. Raises Misconfigured, ProxyDown."""
-        self.db.ensure_current()
+        await open_store(self.db, self.homes)
         hub_socket = _listen(self.settings.hub_ip, self.settings.hub_port)
         try:
             async with anyio.create_task_group() as tasks, _serving(tasks, create_app(self.hub), hub_socket):
@@ -121,6 +122,14 @@ class Box:
                 continue
             async with anyio.create_task_group() as tasks, _serving(tasks, create_api_app(self.hub), sock):
                 await anyio.sleep_forever()
+
+
+async def open_store(db: Database, homes: Homes) -> None:
+    """Make the database ready; into a new one go the owners of the homes there are, before anybody else gets a uid."""
+    if db.ensure_current():
+        homes.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        found = await homes.list()
+        await db.transact(lambda t: put_users_back(t, found))
 
 
 def make_authenticator(settings: Settings, db: Database) -> Authenticator:
@@ -236,10 +245,11 @@ class Admin:
 
     def __init__(self, settings: Settings) -> None:
         self._db = Database(settings.db_url)
+        self._homes: Homes = settings.make(settings.homes_class, root=settings.homes_dir)
         self._authenticator = make_authenticator(settings, self._db)
 
     def __enter__(self) -> Admin:
-        self._db.ensure_current()
+        anyio.run(open_store, self._db, self._homes)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -262,6 +272,15 @@ class Admin:
 
     def list_users(self) -> list[User]:
         return self._db.run(users.list_all, write=False)
+
+    def make_admin(self, name: str) -> None:
+        def work(t: Transaction) -> None:
+            user = users.find(t, validate_username(name))
+            if user is None:
+                raise NotFound(f"There is no user {name}.")
+            users.set_admin(t, user.id, True)
+
+        self._db.run(work)
 
     def has_admin(self) -> bool:
         return any(user.admin for user in self.list_users())

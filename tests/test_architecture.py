@@ -73,7 +73,7 @@ def test_the_domain_uses_the_standard_library_only(path: Path) -> None:
 def test_the_public_names_are_pinned() -> None:
     assert sorted(appliance.__all__) == [
         "ActualServer", "ActualState", "ApplianceError", "Authenticator", "Home", "Homes", "Identity", "ImageOptions",
-        "LoginRequest", "Proxy", "ServerHandle", "ServerSpec", "Spawner", "Usage", "__version__"]
+        "LoginRequest", "PasswordStore", "Proxy", "Route", "ServerHandle", "ServerSpec", "Spawner", "Usage", "__version__"]
 
 
 def test_the_tree_of_errors_is_complete() -> None:

@@ -17,9 +17,10 @@ import pytest
 from appliance import __version__, cli, main
 from appliance.config import Settings, load_settings
 from appliance.errors import EngineDown
-from appliance.ports import Homes, Proxy, Spawner
+from appliance.ports import Proxy, Spawner
 from appliance.store import users
 from appliance.store.database import Database
+from appliance.testing import FakeHomes  # noqa: F401 (named in CONFIG)
 
 pytestmark = pytest.mark.unit
 
@@ -29,10 +30,6 @@ class FakeSpawner(Spawner):
 
 
 class FakeProxy(Proxy):
-    pass
-
-
-class FakeHomes(Homes):
     pass
 
 
@@ -287,9 +284,12 @@ def test_first_admins_password_from_the_environment_stays(run: Run, monkeypatch:
     assert not stored("admin")[1], "nobody is there to change it"
 
 
-def test_account_called_admin_that_is_none_is_not_made_one(run: Run) -> None:
+def test_an_admin_put_back_from_its_home_is_the_admin_again(run: Run) -> None:
     run("user", "add", "admin")
-    refused(run("user", "ensure-admin"), "an account called “admin” that is none")
+    said = run("user", "ensure-admin")
+    assert said.status == 0
+    assert "Password, shown only this once" in said.out
+    assert re.search(r"^admin +yes", run("user", "list").out, re.MULTILINE)
 
 
 def test_where_passwords_are_kept_elsewhere_none_is_set(run: Run) -> None:

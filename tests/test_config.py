@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -316,10 +318,23 @@ def test_file_that_was_named_has_to_be_there(load: Load, tmp_path: Path) -> None
     assert refused(load, None, "-f", str(tmp_path)) == f"{tmp_path} is a folder, not a file."
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_unreadable_file_stops(load: Load, tmp_path: Path) -> None:
-    (tmp_path / "closed.py").touch(mode=0)
-    assert "Permission denied" in refused(load, None, "-f", "closed.py")
+def test_unreadable_file_stops() -> None:
+    code = """
+import os
+from appliance.errors import Misconfigured
+from appliance.config import load_settings
+if os.geteuid() == 0:   # root reads everything
+    os.seteuid(65534)
+try:
+    load_settings(["-f", "closed.py"])
+except Misconfigured as error:
+    print(error)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        Path(folder, "closed.py").touch(mode=0)
+        done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert "Permission denied" in done.stdout, done.stderr
 
 
 def test_certificate_that_is_not_there_stops(load: Load) -> None:

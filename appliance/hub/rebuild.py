@@ -20,20 +20,22 @@ log = logging.getLogger(__name__)
 
 async def adopt_unknown(db: Database, spawner: Spawner, homes: Homes) -> None:
     """Run once at the Hub's start, before anything is ended for having no owner."""
+    all_homes = await homes.list()
     found = [server for server in await spawner.list() if server.state in (ActualState.RUNNING, ActualState.PAUSED)]
     known = {server.id for server in await db.read(servers.list_all)}
     unknown = [server for server in found if server.server_id not in known]
-    empty = await db.read(users.count) == 0
-    if not unknown and not empty:
-        return
-    all_homes = {home.uid: home for home in await homes.list()}
-    restore = list(all_homes.values()) if empty else [all_homes[s.uid] for s in unknown if s.uid in all_homes]
-    await db.transact(lambda t: _put_back(t, restore, unknown))
+    if all_homes or unknown:
+        await db.transact(lambda t: _put_back(t, all_homes, unknown))
+
+
+def put_users_back(t: Transaction, homes: Sequence[Home]) -> None:
+    """Add the owner of every home that no account has, deleted accounts included; no uid of a home is given again."""
+    for home in homes:
+        _ensure_user(t, home)
 
 
 def _put_back(t: Transaction, homes: Sequence[Home], running: Sequence[ActualServer]) -> None:
-    for home in homes:
-        _ensure_user(t, home)
+    put_users_back(t, homes)
     for server in running:
         if _adopt(t, server):
             log.warning("Server %s of %s runs but was not in the database; it was put back.",
@@ -41,11 +43,14 @@ def _put_back(t: Transaction, homes: Sequence[Home], running: Sequence[ActualSer
 
 
 def _ensure_user(t: Transaction, home: Home) -> None:
+    if users.uid_taken(t, home.uid):
+        return
+    users.reserve_uid(t, home.uid)
     try:
         name = validate_username(home.user_name)
     except BadName:
         return
-    if users.find(t, name) is None and not users.uid_taken(t, home.uid):
+    if users.find(t, name) is None:
         users.add(t, name, uid=home.uid)
         log.warning("The home of %s was found; the user was put back into the database.", name)
 

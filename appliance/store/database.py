@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sqlite3
 import subprocess
 import sys
@@ -84,8 +85,14 @@ class Database:
                 action="Name another database with --db.")
         return None
 
-    def ensure_current(self) -> None:
-        """Create the schema in an empty database. Raises Misconfigured where an older one waits for `upgrade-db`."""
+    def ensure_current(self) -> bool:
+        """Create the schema in an empty database and return whether that was done.
+
+        Raises Misconfigured where an older one waits for `upgrade-db`.
+        """
+        file = make_url(self.url).database if self.engine.dialect.name == "sqlite" else None
+        if file and Path(file).parent.is_dir():  # it will hold hashes of passwords; SQLite's other files follow its mode
+            os.close(os.open(file, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
         found = self.revision()
         if found is None:
             self.upgrade()
@@ -95,6 +102,7 @@ class Database:
         if self.engine.dialect.name == "sqlite":  # kept in the file, so only once it is known to be ours
             with contextlib.closing(self.engine.raw_connection()) as connection:
                 connection.cursor().execute("PRAGMA journal_mode=WAL")
+        return found is None
 
     def upgrade(self) -> str:
         """Bring the schema up to date and return the revision. Alembic runs in a process of its own: it is needed once

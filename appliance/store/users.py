@@ -72,7 +72,7 @@ def add(t: Transaction, name: str, *, admin: bool = False, actor: str = "hub", u
     except IntegrityError as error:  # two at once on PostgreSQL
         raise Exists(f"There is already a user {name}.") from error
     if uid is not None:
-        _raise_counter(t, uid + 1)
+        reserve_uid(t, uid)
     events.append(t, "user.added", actor=actor, user_name=name, data={"admin": admin})
     return to_user(row)
 
@@ -174,9 +174,11 @@ def _live(t: Transaction, name: str) -> UserRow | None:
     return t.scalar(select(UserRow).where(UserRow.name == name, UserRow.deleted_at.is_(None)))
 
 
-def _raise_counter(t: Transaction, at_least: int) -> None:
+def reserve_uid(t: Transaction, uid: int) -> None:
+    """Give this uid to nobody: it is somebody's already."""
     row = t.get(CounterRow, "uid", with_for_update=True)
     if row is None:
-        t.add(CounterRow(name="uid", value=max(at_least, FIRST_UID)))
+        t.add(CounterRow(name="uid", value=max(uid + 1, FIRST_UID)))
+        t.flush()
     else:
-        row.value = max(row.value, at_least)
+        row.value = max(row.value, uid + 1)

@@ -12,7 +12,8 @@ ELSEWHERE = [
     "\\\\evil.example", "\\/evil.example", "/\t/evil.example", "/\n/evil.example", "/\r/evil.example", "\t//evil.example",
     " //evil.example", "/%2fevil.example", "/%2Fevil.example", "/%5cevil.example", "/%252fevil.example", "/%25252fevil.example",
     "/%09/evil.example", "/hub//evil.example", "/hub/..//evil.example", "/hub/../../evil", "/./hub", "/hub/%2e%2e/x",
-    "/%2e%2e/evil", "javascript:alert(1)", "data:text/html,x", "evil.example", "?next=//evil", "#x", "/\x00/evil", "/\u2028/evil ",
+    "/%2e%2e/evil", "javascript:alert(1)", "data:text/html,x", "evil.example", "?next=//evil", "#x", "/\x00/evil",
+    "/\u2028/evil ",
     "http:///evil.example", "/" + "a" * 5000, "/hub\\@evil.example", "/hub/\x7f",
 ]
 

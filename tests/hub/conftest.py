@@ -30,8 +30,7 @@ from appliance.jwt import SessionTokens
 from appliance.ports import Authenticator, LoginRequest
 from appliance.store import migrate, users
 from appliance.store.database import Database
-from appliance.testing import FakeEngine, FakeHomes, FakeSpawner
-from appliance.testing_proxy import FakeProxy
+from appliance.testing import FakeEngine, FakeHomes, FakeProxy, FakeSpawner
 
 KEY = b"k" * 32
 

@@ -81,7 +81,7 @@ async def test_stop_and_start_at_once_during_boot_ends_with_the_later_start(worl
 
 async def test_servers_queue_first_come_first_served(world: World) -> None:
     world.limit = 1
-    world.engine.start_takes_s = 0.05
+    world.engine.start_takes_s = 0.5
     async with world.hub() as hub:
         first = await hub.start("alice", until=Phase.STARTING)
         second, third = await hub.start("bob", until=None), await hub.start("carol", until=None)
@@ -95,7 +95,7 @@ async def test_servers_queue_first_come_first_served(world: World) -> None:
 
 async def test_a_server_that_waits_can_be_stopped(world: World) -> None:
     world.limit = 1
-    world.engine.start_takes_s = 0.3
+    world.engine.start_takes_s = 0.5
     async with world.hub() as hub:
         first = await hub.start("alice", until=Phase.STARTING)
         second, third = await hub.start("bob", until=None), await hub.start("carol", until=None)
@@ -290,3 +290,27 @@ def _forget_everything(t: users.Transaction) -> None:
 
     for table in reversed(Base.metadata.sorted_tables):
         t.execute(table.delete())
+
+
+async def test_a_home_found_in_a_new_database_keeps_its_owner_and_its_uid(world: World) -> None:
+    from appliance.main import open_store
+
+    await world.homes.ensure(100_007, "ada")
+    await world.homes.ensure(100_009, "bad name!")  # nobody's name any more, still somebody's files
+    world.db.close()
+    for file in world.path.glob("appliance.sqlite*"):
+        file.unlink()
+    await open_store(world.db, world.homes)
+    async with world.hub() as hub:
+        assert (await hub.user("ada")).uid == 100_007
+        assert (await hub.user("bob")).uid == 100_010
+
+
+async def test_a_deleted_users_home_brings_nobody_back(world: World) -> None:
+    async with world.hub() as hub:
+        ada = await hub.user("ada")
+        await world.homes.ensure(ada.uid, "ada")
+        await world.db.transact(lambda t: users.delete(t, "ada"))
+    async with world.hub() as hub:
+        await hub.start("bob")
+        assert await hub.accounts.find_user("ada") is None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from appliance.domain.route import Route
 from appliance.proxies.traefik import TraefikProxy
-from appliance.testing_proxy import Reply, Request, TinyServer
+from appliance.testing.proxies import Reply, Request, TinyServer
 
 HUB_SECRET = "hub-secret-4711"
 

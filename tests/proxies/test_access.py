@@ -10,7 +10,7 @@ import pytest
 from proxy_box import HUB_SECRET, Answer, Box
 
 from appliance.domain.route import Route
-from appliance.testing_proxy import Reply, Request, cookie_of, make_route
+from appliance.testing.proxies import Reply, Request, cookie_of, make_route
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio]
 

@@ -13,7 +13,7 @@ from proxy_box import Box
 from appliance.domain.names import validate_username
 from appliance.errors import BadName
 from appliance.proxies.traefik_files import Edge, dump, fixed_config, literal, server_file, static_config
-from appliance.testing_proxy import HUB, cookie_of, make_route
+from appliance.testing.proxies import HUB, cookie_of, make_route
 
 SHOWN = Path(__file__).parents[2] / "traefik"
 EDGE = Edge(

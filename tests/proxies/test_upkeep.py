@@ -25,7 +25,7 @@ from websockets.exceptions import ConnectionClosed
 
 from appliance.domain.route import Route
 from appliance.errors import BadName, DiskFull, Misconfigured, ProxyDown
-from appliance.testing_proxy import Reply, cookie_of, make_route
+from appliance.testing.proxies import Reply, cookie_of, make_route
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio]
 

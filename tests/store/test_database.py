@@ -84,3 +84,13 @@ def test_a_migration_leaves_alembic_out_of_the_hubs_process(tmp_path: Path) -> N
             f"d = Database('{tmp_path}/x.sqlite'); d.ensure_current(); print('alembic' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_database_file_is_its_owners_alone(tmp_path: Path) -> None:
+    db = Database(f"{tmp_path}/x.sqlite")
+    assert db.ensure_current()
+    db.run(lambda t: t.execute(text("DELETE FROM users")))
+    assert not db.ensure_current()
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    db.close()
+    assert set(modes.values()) == {0o600}, modes

@@ -6,7 +6,7 @@ import pytest
 from proxy_box import Box
 
 from appliance.proxies.traefik import TraefikProxy
-from appliance.testing_proxy import HUB, FakeProxy, ProxyContract
+from appliance.testing.proxies import HUB, FakeProxy, ProxyContract
 
 
 @pytest.mark.unit
