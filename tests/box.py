@@ -46,7 +46,7 @@ from appliance.store import events, servers, users
 from appliance.store.database import Database, Transaction
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PATIENCE_S = 30.0     # for everything that takes a moment on a fast machine
+PATIENCE_S = 60.0     # for everything that takes a moment on a fast machine
 READY = "The Hub is ready after"
 PASSWORD = "correct horse {name} staple"
 

@@ -4,6 +4,7 @@ import os
 
 from jupyter_server.auth import IdentityProvider, User
 from jupyter_server.base.handlers import FileFindHandler
+from tornado.web import RequestHandler
 
 
 class PrecompressedFiles(FileFindHandler):
@@ -39,13 +40,23 @@ class PrecompressedFiles(FileFindHandler):
             self.set_header("Content-Encoding", self.content_encoding)
 
 
+class LogOut(RequestHandler):
+    """Signing out is the Hub's: it ends the session, and with it the right to come here."""
+
+    def get(self):
+        self.redirect(os.environ.get("JUPYTERHUB_BASE_URL", "/") + "hub/logout")
+
+
 class Owner(IdentityProvider):
     """The server's owner, known by nothing but the token that the edge adds to each request.
 
     Jupyter would also set a login cookie, which opens the server without that token: this one neither sets nor reads it.
     """
 
-    login_available = logout_available = False
+    login_available = logout_available = False   # but Lab's own File > Log Out leads to /logout below this server
+
+    def get_handlers(self):
+        return [(r"/logout", LogOut)]
 
     def generate_anonymous_user(self, handler):
         name = os.environ.get("JUPYTERHUB_USER", "user")
