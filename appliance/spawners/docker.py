@@ -191,6 +191,7 @@ class DockerSpawner(Spawner):
 
     def _prepare(self) -> float:
         refuse_unsuitable(self._engine.call(lambda client: client.info(), timeout_s=10))
+        self._engine.call(self._containers.refuse_others, timeout_s=10)
         bridge = self.bridge
         self._engine.call(bridge.ensure, timeout_s=30)
         self._firewall.apply(self.rules())
@@ -210,7 +211,7 @@ class DockerSpawner(Spawner):
 
     @property
     def _containers(self) -> ServerContainers:
-        return ServerContainers(self.namespace, self.network_name)
+        return ServerContainers(self.namespace, self.network_name, str(self.state_dir.absolute()))
 
     @property
     def _accounts(self) -> AccountFiles:
@@ -253,7 +254,7 @@ class DockerSpawner(Spawner):
             config["Cmd"] = [*(found["Config"].get("Cmd") or ()), *self.args]
         url = f"http://{spec.address}:{self.options(image).port}"
         config["Labels"] = containers.labels(
-            spec, namespace=self.namespace, spec_hash=self.spec_hash(spec), image=image, image_id=found["Id"], url=url)
+            spec, namespace=self.namespace, box=self._containers.box, spec_hash=self.spec_hash(spec), image=image, image_id=found["Id"], url=url)
         made = self._containers.create(client, spec.server_id, spec.start_no, config)
         if made:
             still_wanted()  # what is made and not started, the next start replaces

@@ -14,7 +14,8 @@ from appliance.errors import BadOption
 from appliance.ports import ActualServer, ActualState, ServerSpec
 
 PREFIX = "org.appliance."
-NAMESPACE = f"{PREFIX}namespace"      # which box it belongs to
+NAMESPACE = f"{PREFIX}namespace"      # what its name begins with
+BOX = f"{PREFIX}box"                  # which box it belongs to: the folder of that box's state
 SERVER = f"{PREFIX}server"
 START = f"{PREFIX}start"
 USER = f"{PREFIX}user"
@@ -42,10 +43,12 @@ def container_name(namespace: str, server_id: str) -> str:
     return f"{namespace}-{server_id}"
 
 
-def labels(spec: ServerSpec, *, namespace: str, spec_hash: str, image: str, image_id: str, url: str) -> dict[str, str]:
+def labels(
+    spec: ServerSpec, *, namespace: str, box: str, spec_hash: str, image: str, image_id: str, url: str,
+) -> dict[str, str]:
     """Return what a box with an empty database needs to know this server again."""
     return {
-        NAMESPACE: namespace, SERVER: spec.server_id, START: str(spec.start_no), USER: spec.user_name,
+        NAMESPACE: namespace, BOX: box, SERVER: spec.server_id, START: str(spec.start_no), USER: spec.user_name,
         NAME: spec.server_name, UID: str(spec.uid), SPEC: spec_hash, IMAGE: image, IMAGE_ID: image_id, URL: url,
     }
 

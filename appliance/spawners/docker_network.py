@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import hashlib
 import ipaddress
 import json
@@ -165,8 +165,11 @@ class Bridge:
     @staticmethod
     def _isolate_port(name: str, flag: Path) -> None:
         # what `bridge link set dev NAME isolated on` sets, without the cost of a process
-        with contextlib.suppress(PermissionError):  # /sys is read-only inside most containers
+        try:
             flag.write_text("1")
+        except OSError as error:  # /sys is read-only inside most containers
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
         if flag.read_text().strip() != "1":
             done = subprocess.run(["bridge", "link", "set", "dev", name, "isolated", "on"],
                                   capture_output=True, text=True, timeout=10, check=False)

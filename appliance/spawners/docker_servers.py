@@ -11,17 +11,18 @@ from docker import APIClient
 from docker.errors import APIError
 from docker.errors import NotFound as NotThere
 
-from appliance.errors import SpawnError, StopTimeout
+from appliance.errors import EngineUnsuitable, SpawnError, StopTimeout
 from appliance.ports import ActualServer, ActualState
-from appliance.spawners.docker_container import NAMESPACE, container_name, from_inspection, from_listing
+from appliance.spawners.docker_container import BOX, NAMESPACE, container_name, from_inspection, from_listing
 
 _REMOVAL_S = 20.0    # a container that is being removed is waited for so long
 
 
 class ServerContainers:
-    def __init__(self, namespace: str, network: str) -> None:
-        self.namespace = namespace
-        self.network = network
+    """box: which of the boxes that share the engine is ours."""
+
+    def __init__(self, namespace: str, network: str, box: str) -> None:
+        self.namespace, self.network, self.box = namespace, network, box
 
     def create(self, client: APIClient, server_id: str, start_no: int, config: dict[str, Any]) -> str:
         """Return the id of a new container, "" if the one of this very start runs already."""
@@ -80,13 +81,24 @@ class ServerContainers:
 
     def list(self, client: APIClient) -> builtins.list[ActualServer]:
         found = []
-        for row in client.containers(all=True, filters={"label": f"{NAMESPACE}={self.namespace}"}):
+        for row in client.containers(all=True, filters={"label": [f"{NAMESPACE}={self.namespace}", f"{BOX}={self.box}"]}):
             actual = from_listing(row, self.network)
             if actual is not None and actual.state is ActualState.EXITED:
                 actual = self.inspect(client, row["Id"])  # only there is the cause
             if actual is not None:
                 found.append(actual)
         return found
+
+    def refuse_others(self, client: APIClient) -> None:
+        """Raises EngineUnsuitable while another box has servers of our namespace: they are not ours to end, and their
+        addresses are ours to give."""
+        for row in client.containers(all=True, filters={"label": [f"{NAMESPACE}={self.namespace}", BOX]}):
+            other = row["Labels"][BOX]
+            if other != self.box:
+                raise EngineUnsuitable(
+                    "Servers of another box run on this machine, so no server was started here.",
+                    action=f"End them from that box's folder ({other}) with “appliance stop --servers”, or give this box a "
+                           "c.DockerSpawner.namespace and a c.DockerSpawner.subnet of its own.")
 
     def inspect(self, client: APIClient, name: str) -> ActualServer | None:
         try:

@@ -15,7 +15,7 @@ import docker
 import pytest
 from docker_box import IMAGE, clear, client, inside, make_spawner, prepare_once
 
-from appliance.errors import EngineDown, ImageBroken, ImageMissing, ImageNotAllowed, SpawnError
+from appliance.errors import EngineDown, EngineUnsuitable, ImageBroken, ImageMissing, ImageNotAllowed, SpawnError
 from appliance.ports import ActualState, ServerSpec
 from appliance.spawners.docker import DockerSpawner
 from appliance.spawners.docker_container import NAMESPACE, container_name, labels
@@ -136,7 +136,8 @@ class TestDockerSpawner(SpawnerContract):
     async def test_a_container_that_was_never_started_is_replaced(
         self, spawner: DockerSpawner, spec: ServerSpec,
     ) -> None:
-        said = labels(spec, namespace=NAME, spec_hash="", image=IMAGE, image_id="", url="")
+        said = labels(spec, namespace=NAME, box=str(spawner.state_dir.absolute()), spec_hash="", image=IMAGE,
+                      image_id="", url="")
         with client() as engine:
             made = engine.create_container_from_config(
                 {"Image": IMAGE, "Cmd": ["true"], "Labels": said}, container_name(NAME, spec.server_id))
@@ -145,6 +146,21 @@ class TestDockerSpawner(SpawnerContract):
             with pytest.raises(docker.errors.NotFound):
                 engine.inspect_container(made["Id"])
         assert (await spawner.inspect(spec.server_id)).state is ActualState.RUNNING  # type: ignore[union-attr]
+
+    async def test_another_boxs_servers_are_neither_ended_nor_mixed_with_ours(
+        self, spawner: DockerSpawner, spec: ServerSpec,
+    ) -> None:
+        said = labels(spec, namespace=NAME, box="/srv/other/state", spec_hash="", image=IMAGE, image_id="", url="")
+        with client() as engine:
+            made = engine.create_container_from_config({"Image": IMAGE, "Cmd": ["true"], "Labels": said}, f"{NAME}-other")
+            try:
+                assert await spawner.list() == []
+                with pytest.raises(EngineUnsuitable) as refused:
+                    await spawner.prepare()
+                assert "/srv/other/state" in refused.value.action
+            finally:
+                engine.remove_container(made["Id"])
+        await spawner.prepare()
 
     async def test_a_stranger_s_container_of_the_same_name_is_not_touched(
         self, spawner: DockerSpawner, spec: ServerSpec,

@@ -206,7 +206,7 @@ def test_an_image_without_accounts_gets_the_user_alone() -> None:
 
 # -- what there is ----------------------------------------------------------------------------------------------------
 def inspection(status: str = "running", address: str = "10.77.0.7", **state: Any) -> dict[str, Any]:
-    labels = containers.labels(SPEC, namespace="appliance", spec_hash="h", image="i", image_id="sha", url="http://10.77.0.7:8888")
+    labels = containers.labels(SPEC, namespace="appliance", box="/srv/box/state", spec_hash="h", image="i", image_id="sha", url="http://10.77.0.7:8888")
     return {
         "Config": {"Labels": labels},
         "State": {"Status": status, "StartedAt": "2026-11-23T04:32:37.749563123Z", **state},
