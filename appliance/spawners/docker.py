@@ -254,7 +254,8 @@ class DockerSpawner(Spawner):
             config["Cmd"] = [*(found["Config"].get("Cmd") or ()), *self.args]
         url = f"http://{spec.address}:{self.options(image).port}"
         config["Labels"] = containers.labels(
-            spec, namespace=self.namespace, box=self._containers.box, spec_hash=self.spec_hash(spec), image=image, image_id=found["Id"], url=url)
+            spec, namespace=self.namespace, box=self._containers.box, spec_hash=self.spec_hash(spec), image=image,
+            image_id=found["Id"], url=url)
         made = self._containers.create(client, spec.server_id, spec.start_no, config)
         if made:
             still_wanted()  # what is made and not started, the next start replaces

@@ -106,7 +106,7 @@ class Person(Visitor):
         cell.locator(".cm-content").click()
         self.page.keyboard.insert_text(code)
         self.page.keyboard.press("Shift+Enter")
-        expect(self.cells.nth(number - 1).locator(".jp-OutputArea-output")).to_contain_text(prints)
+        expect(self.cells.nth(number - 1).locator(".jp-Cell-outputArea")).to_contain_text(prints)
         expect(self.cells).to_have_count(number + 1)
 
     def save_as(self, name: str) -> None:
