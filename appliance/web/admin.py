@@ -91,7 +91,7 @@ def _line(user: User, server: Server | None, usage: Usage | None) -> Line:
     if server is None:
         return Line(user, "", words.STATES[Phase.STOPPED], Phase.STOPPED, None, user.last_activity_at, None, None)
     return Line(
-        user, server.name, words.STATES[server.phase], server.phase, server.phase_at,
+        user, server.name, words.STATES[words.shown_phase(server)], words.shown_phase(server), server.phase_at,
         server.last_activity_at or user.last_activity_at, usage,
         server.failure if server.phase is Phase.FAILED else None)
 

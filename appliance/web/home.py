@@ -56,17 +56,17 @@ async def hub_root(visit: Visit) -> Response:
 async def home(visit: Visit) -> Response:
     session, hub = visit.signed_in(), visit.hub
     server = await view_of(hub, session.user)
-    usage = await usage_of(visit, server)
+    usage, phase = await usage_of(visit, server), words.shown_phase(server)
     sessions = [
         SessionLine(other.id, words.browser(other.user_agent), other.address, other.last_seen_at,
                     other.id == session.id)
         for other in await hub.sessions.list(session.user)
     ]
     return render(visit, "home.html", HomePage(
-        state=words.STATES[server.phase], phase=server.phase,
+        state=words.STATES[phase], phase=phase,
         message=words.message(server, hub.servers.queue_position(server.id)), since=server.phase_at,
         ever_ran=bool(server.id), server_url=hub.servers.landing(server), pending_url=pending_url(visit, server),
-        progress_url=progress_url(visit, server) if server.phase.pending else "",
+        progress_url=progress_url(visit, server) if phase.pending else "",
         usage=usage, failure=server.failure if server.phase is Phase.FAILED else None,
         sessions=sorted(sessions, key=lambda line: (not line.current, -line.last_seen_at.timestamp())),
         changes_passwords=hub.accounts.manages_passwords, problems=hub.problems(),

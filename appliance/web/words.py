@@ -25,6 +25,11 @@ STATES = {
 }
 
 
+def shown_phase(server: Server) -> Phase:
+    """Return the phase as people see it: a stop that was asked for shows at once, before anybody has begun with it."""
+    return Phase.STOPPING if server.ready and server.wanted is Wanted.STOPPED else server.phase
+
+
 def step_of(server: Server) -> int:
     """Return the index in STEPS of what is being done now; -1 before the first."""
     return next((i for i, (phase, _) in enumerate(STEPS) if phase is server.phase), -1)
@@ -34,7 +39,7 @@ def message(server: Server, queue_position: int | None = None) -> str:
     """Return one sentence about what happens with the server now."""
     if server.wanted is Wanted.STOPPED and server.phase.pending:
         return "Your server is being stopped."
-    match server.phase:
+    match shown_phase(server):
         case Phase.QUEUED if queue_position and queue_position > 1:
             return f"Waiting for a place: you are number {queue_position} in line."
         case Phase.QUEUED if queue_position:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 from box import Box
-from playwright.sync_api import expect
 
 from .person import Person
 
@@ -26,7 +25,7 @@ def test_killed_container_is_explained_and_started_again(classroom: Box, person:
     karl.sees("Your saved files are safe")
     karl.click("Start it again")
     karl.is_at("/user/karl/lab*")
-    expect(karl.cells.first.locator(".jp-Cell-outputArea")).to_contain_text("42")
+    karl.sees_output("42")
 
 
 def test_restarted_hub_is_not_noticed_in_lab(classroom: Box, person: Callable[..., Person]) -> None:
@@ -44,4 +43,4 @@ def test_restarted_hub_is_not_noticed_in_lab(classroom: Box, person: Callable[..
     assert hanna.open_kernel_sockets() == sockets
     hanna.save_as("worked.ipynb")
     hanna.page.reload()
-    expect(hanna.cells.nth(2).locator(".jp-Cell-outputArea")).to_contain_text("44")
+    hanna.sees_output("44")

@@ -189,7 +189,7 @@ def test_pictures_for_the_readme(class_box: Box, person: Callable[..., Person], 
     chen.run("degrees = [14, 17, 21, 19, 16, 18, 22]\nprint('The warmest day had', max(degrees), 'degrees.')",
              prints="The warmest day had 22 degrees.")
     chen.run(PLOT, prints="A week in May")
-    expect(chen.cells.nth(1).locator(".jp-Cell-outputArea img")).to_be_visible()
+    expect(chen.page.locator(".jp-Cell-outputArea img")).to_be_visible()
     chen.save_as("first-lesson.ipynb")
     keep(chen.page, "lab")
     chen.open("/hub/home")
