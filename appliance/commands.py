@@ -1,4 +1,4 @@
-"""What each command of the command line does and prints. The work itself is `main`'s, imported when it is needed."""
+"""What each command of the command line does and prints. The work itself is `main`'s and `admin`'s, imported when needed."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def _section(cls: type[Configurable], classes: list[type[Configurable]]) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ accounts --
 def user_add(settings: Settings, parsed: argparse.Namespace) -> int:
-    from appliance import main
+    from appliance.admin import Admin
 
-    with main.Admin(settings) as admin:
+    with Admin(settings) as admin:
         given = _password_of(parsed, admin)
         password = given or (_generate() if admin.manages_passwords else None)
         user = admin.add_user(parsed.name, admin=parsed.admin, password=password)
@@ -81,9 +81,9 @@ def user_add(settings: Settings, parsed: argparse.Namespace) -> int:
 
 
 def user_passwd(settings: Settings, parsed: argparse.Namespace) -> int:
-    from appliance import main
+    from appliance.admin import Admin
 
-    with main.Admin(settings) as admin:
+    with Admin(settings) as admin:
         given = _password_of(parsed, admin)
         if not admin.manages_passwords:
             raise BadInput("Passwords of these accounts are kept elsewhere and cannot be changed here.",
@@ -95,9 +95,9 @@ def user_passwd(settings: Settings, parsed: argparse.Namespace) -> int:
 
 
 def user_list(settings: Settings, parsed: argparse.Namespace) -> int:
-    from appliance import main
+    from appliance.admin import Admin
 
-    with main.Admin(settings) as admin:
+    with Admin(settings) as admin:
         users = sorted(admin.list_users(), key=lambda user: user.name)
     if parsed.json:
         print(json.dumps([
@@ -117,7 +117,7 @@ def user_list(settings: Settings, parsed: argparse.Namespace) -> int:
 
 
 def user_delete(settings: Settings, parsed: argparse.Namespace) -> int:
-    from appliance import main
+    from appliance.admin import Admin
 
     if not hasattr(parsed, "yes"):
         if not sys.stdin.isatty():
@@ -125,7 +125,7 @@ def user_delete(settings: Settings, parsed: argparse.Namespace) -> int:
         if input(f"Delete the account {parsed.name}? Its files stay. [y/N] ").strip().lower() not in ("y", "yes"):
             print("Nothing was deleted.")
             return 1
-    with main.Admin(settings) as admin:
+    with Admin(settings) as admin:
         admin.delete_user(parsed.name)
     print(f"Deleted {parsed.name}. The files of that account stay in {settings.homes_dir}.")
     return 0
@@ -133,9 +133,9 @@ def user_delete(settings: Settings, parsed: argparse.Namespace) -> int:
 
 def user_ensure_admin(settings: Settings, parsed: argparse.Namespace) -> int:
     """A password from the environment is for machines and stays; one that was printed has to be changed."""
-    from appliance import main
+    from appliance.admin import Admin
 
-    with main.Admin(settings) as admin:
+    with Admin(settings) as admin:
         if admin.has_admin():
             print("There is an admin already.")
             return 0
@@ -157,9 +157,9 @@ def user_ensure_admin(settings: Settings, parsed: argparse.Namespace) -> int:
 
 
 def token(settings: Settings, parsed: argparse.Namespace) -> int:
-    from appliance import main
+    from appliance.admin import Admin
 
-    with main.Admin(settings) as admin:
+    with Admin(settings) as admin:
         print(admin.create_token(parsed.name, parsed.note, parsed.expires_in))  # alone, for $(…)
     return 0
 

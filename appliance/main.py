@@ -19,10 +19,8 @@ from appliance import __version__, config, log
 from appliance.config import Settings
 from appliance.cookiesecret import load_cookie_secret
 from appliance.domain.capability import derive_key
-from appliance.domain.names import validate_username
 from appliance.domain.urls import Urls
-from appliance.domain.user import User
-from appliance.errors import ApplianceError, Misconfigured, NotFound
+from appliance.errors import ApplianceError, Misconfigured
 from appliance.hub.accounts import Accounts, StoredPasswords
 from appliance.hub.changes import Changes
 from appliance.hub.hub import Hub
@@ -38,8 +36,7 @@ from appliance.hub.specs import Specs
 from appliance.hub.throttle import Throttle
 from appliance.jwt import SessionTokens
 from appliance.ports import Authenticator, Homes, Proxy, Spawner
-from appliance.store import users
-from appliance.store.database import Database, Transaction
+from appliance.store.database import Database
 from appliance.store.servers import want_all_stopped
 from appliance.web.app import create_api_app, create_app
 
@@ -235,67 +232,6 @@ def upgrade_db(settings: Settings) -> str:
         return f"The database {db.shown_url} has schema {db.upgrade()}."
     finally:
         db.close()
-
-
-class Admin:
-    """What the `user` and `token` commands do, in the store itself; a running Hub sees it within a second.
-
-    Names are validated here. Raises BadName, Exists, NotFound, BadInput, Misconfigured.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._db = Database(settings.db_url)
-        self._homes: Homes = settings.make(settings.homes_class, root=settings.homes_dir)
-        self._authenticator = make_authenticator(settings, self._db)
-
-    def __enter__(self) -> Admin:
-        anyio.run(open_store, self._db, self._homes)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._db.close()
-
-    @property
-    def manages_passwords(self) -> bool:
-        return self._authenticator.manages_passwords
-
-    def add_user(self, name: str, *, admin: bool, password: str | None, must_change: bool = True) -> User:
-        """password: None where the Authenticator keeps them elsewhere."""
-        user = self._db.run(lambda t: users.add(t, validate_username(name), admin=admin, actor="appliance"))
-        if password is not None:
-            try:
-                self.set_password(user.name, password, must_change=must_change)
-            except ApplianceError:  # a password that is too weak must not leave half an account
-                self._db.run(lambda t: users.delete(t, user.name, actor="appliance"))
-                raise
-        return user
-
-    def list_users(self) -> list[User]:
-        return self._db.run(users.list_all, write=False)
-
-    def make_admin(self, name: str) -> None:
-        def work(t: Transaction) -> None:
-            user = users.find(t, validate_username(name))
-            if user is None:
-                raise NotFound(f"There is no user {name}.")
-            users.set_admin(t, user.id, True)
-
-        self._db.run(work)
-
-    def has_admin(self) -> bool:
-        return any(user.admin for user in self.list_users())
-
-    def set_password(self, name: str, password: str, *, must_change: bool) -> None:
-        async def work() -> None:
-            await self._authenticator.set_password(validate_username(name), password, must_change=must_change)
-
-        anyio.run(work)
-
-    def delete_user(self, name: str) -> None:
-        self._db.run(lambda t: users.delete(t, validate_username(name), actor="appliance"))
-
-    def create_token(self, name: str, note: str = "", expires_in_s: int | None = None) -> str:
-        return self._db.run(lambda t: users.create_token(t, validate_username(name), note, expires_in_s))
 
 
 # ------------------------------------------------------------------------------------------------------ small things --

@@ -37,10 +37,10 @@ import docker
 import docker.errors
 from student import Student
 
+from appliance.admin import Admin
 from appliance.config import Settings, load_settings
 from appliance.domain.server import Phase, Server
 from appliance.domain.user import Event, User
-from appliance.main import Admin
 from appliance.spawners.docker_firewall import remove_table, table_name
 from appliance.store import events, servers, users
 from appliance.store.database import Database, Transaction

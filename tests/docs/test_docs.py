@@ -212,8 +212,8 @@ def test_the_environment_of_servers_is_as_documented() -> None:
 
 
 def test_the_copy_of_a_database_in_use_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from appliance.admin import Admin
     from appliance.config import load_settings
-    from appliance.main import Admin
 
     monkeypatch.chdir(tmp_path)
     with Admin(load_settings(["--JupyterHub.authenticator_class=local"])) as admin:

@@ -1,0 +1,72 @@
+"""What an admin does from a terminal, in the store itself; a running Hub sees it within a second."""
+
+from __future__ import annotations
+
+import anyio
+
+from appliance.config import Settings
+from appliance.domain.names import validate_username
+from appliance.domain.user import User
+from appliance.errors import ApplianceError, NotFound
+from appliance.main import make_authenticator, open_store
+from appliance.ports import Homes
+from appliance.store import users
+from appliance.store.database import Database, Transaction
+
+
+class Admin:
+    """Use it with `with`. Names are validated here. Raises BadName, Exists, NotFound, BadInput, Misconfigured."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._db = Database(settings.db_url)
+        self._homes: Homes = settings.make(settings.homes_class, root=settings.homes_dir)
+        self._authenticator = make_authenticator(settings, self._db)
+
+    def __enter__(self) -> Admin:
+        anyio.run(open_store, self._db, self._homes)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._db.close()
+
+    @property
+    def manages_passwords(self) -> bool:
+        return self._authenticator.manages_passwords
+
+    def add_user(self, name: str, *, admin: bool, password: str | None, must_change: bool = True) -> User:
+        """password: None where the Authenticator keeps them elsewhere."""
+        user = self._db.run(lambda t: users.add(t, validate_username(name), admin=admin, actor="appliance"))
+        if password is not None:
+            try:
+                self.set_password(user.name, password, must_change=must_change)
+            except ApplianceError:  # a password that is too weak must not leave half an account
+                self._db.run(lambda t: users.delete(t, user.name, actor="appliance"))
+                raise
+        return user
+
+    def list_users(self) -> list[User]:
+        return self._db.run(users.list_all, write=False)
+
+    def make_admin(self, name: str) -> None:
+        def work(t: Transaction) -> None:
+            user = users.find(t, validate_username(name))
+            if user is None:
+                raise NotFound(f"There is no user {name}.")
+            users.set_admin(t, user.id, True)
+
+        self._db.run(work)
+
+    def has_admin(self) -> bool:
+        return any(user.admin for user in self.list_users())
+
+    def set_password(self, name: str, password: str, *, must_change: bool) -> None:
+        async def work() -> None:
+            await self._authenticator.set_password(validate_username(name), password, must_change=must_change)
+
+        anyio.run(work)
+
+    def delete_user(self, name: str) -> None:
+        self._db.run(lambda t: users.delete(t, validate_username(name), actor="appliance"))
+
+    def create_token(self, name: str, note: str = "", expires_in_s: int | None = None) -> str:
+        return self._db.run(lambda t: users.create_token(t, validate_username(name), note, expires_in_s))
