@@ -80,7 +80,8 @@ class Student:
         self.get("/hub/login")
         response = self.post(f"/hub/login?next={quote(next_path)}" if next_path else "/hub/login",
                              username=self.name, password=self.password)
-        assert "jupyterhub-hub-login" in self.cookies, f"{self.name} was not let in: {response.status_code} {response.text}"
+        let_in = any(name.startswith("jupyterhub-hub-login") for name in self.cookies)
+        assert let_in, f"{self.name} was not let in: {response.status_code} {response.text}"
         return response
 
     def sign_out(self) -> httpx.Response:

@@ -31,12 +31,13 @@ class Sessions:
         return session, self._tokens.issue(session.id, user.id, expires_at=session.expires_at)
 
     async def find(self, tokens: Sequence[str]) -> Session | None:
-        """Return the living session of the first token that verifies; a page can toss more cookies of the same name."""
-        for token in tokens[:8]:
-            session = await self._of(token)
-            if session is not None:
-                return session
-        return None
+        """Return the living session that a browser's cookies stand for.
+
+        A page can toss cookies at us: those that do not verify do not count, and where sessions of two people verify
+        nobody can say whose browser it is, so neither counts.
+        """
+        living = [session for token in tokens[:50] if (session := await self._of(token)) is not None]
+        return living[0] if len({session.user.id for session in living}) == 1 else None
 
     async def _of(self, token: str) -> Session | None:
         claims = self._tokens.read(token)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-SESSION = "jupyterhub-hub-login"
+SESSION = "jupyterhub-hub-login"      # the beginning of its name
 DEVICE = "appliance-device"
 DEVICE_MAX_AGE_S = 365 * 24 * 3600
 
@@ -18,6 +20,20 @@ class Cookie:
     value: str
     path: str
     max_age_s: int | None = None
+
+
+def session_name(key: bytes, session_id: str) -> str:
+    """Return the name of a session's cookie, which nobody but its browser and the Hub knows.
+
+    A page of the user's own server shares the site and may set cookies for the Hub's path: one whose name it cannot
+    guess it cannot replace.
+    """
+    return f"{SESSION}-{hmac.new(key, session_id.encode(), hashlib.sha256).hexdigest()[:16]}"
+
+
+def session_names(found: Mapping[str, list[str]]) -> list[str]:
+    """Return the names of all session cookies that came."""
+    return [name for name in found if name == SESSION or name.startswith(f"{SESSION}-")]
 
 
 def parse(headers: Iterable[str]) -> dict[str, list[str]]:

@@ -68,7 +68,9 @@ async def sign_in(visit: Visit) -> Response:
     if visit.session is not None and visit.session.user.id != signed_in.session.user.id:
         await _end(visit, visit.session)
     visit.session, visit.user = signed_in.session, signed_in.session.user
-    visit.set_cookie(cookies.SESSION, signed_in.token, max_age_s=visit.hub.sessions.cookie_max_age_s)
+    _forget_sessions(visit)
+    name = cookies.session_name(visit.hub.key("session cookie"), signed_in.session.id)
+    visit.set_cookie(name, signed_in.token, max_age_s=visit.hub.sessions.cookie_max_age_s)
     visit.set_cookie(cookies.DEVICE, signed_in.device, max_age_s=cookies.DEVICE_MAX_AGE_S)
     visit.xsrf()
     return await _go_on(visit, signed_in.session)
@@ -122,9 +124,14 @@ async def show_logout(visit: Visit) -> Response:
 async def sign_out(visit: Visit) -> Response:
     if visit.session is not None:
         await _end(visit, visit.session)
-    for name in (cookies.SESSION, security.XSRF_COOKIE):
-        visit.set_cookie(name, "", max_age_s=0)
+    _forget_sessions(visit)
+    visit.set_cookie(security.XSRF_COOKIE, "", max_age_s=0)
     return redirect(visit.hub_url("login", signed_out="1"))
+
+
+def _forget_sessions(visit: Visit) -> None:
+    for name in cookies.session_names(visit.cookies)[:20]:
+        visit.set_cookie(name, "", max_age_s=0)
 
 
 async def _end(visit: Visit, session: Session) -> None:

@@ -94,7 +94,8 @@ async def _answer(visit: Visit, entry: Entry, public: bool) -> Response:
         return await entry.handler(visit)
     by_token = entry.api and await _sign_in_by_token(visit)
     if public and not by_token:
-        visit.session = await visit.hub.sessions.find(visit.cookies.get(cookies.SESSION, [])[:50])
+        tokens = [token for name in cookies.session_names(visit.cookies) for token in visit.cookies[name]]
+        visit.session = await visit.hub.sessions.find(tokens[:50])
         visit.user = visit.session.user if visit.session else None
     changes = visit.request.method not in security.SAFE_METHODS and not entry.checks_itself
     if changes and not by_token:

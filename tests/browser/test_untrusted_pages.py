@@ -100,21 +100,19 @@ def test_tossed_cookies_sign_nobody_in(visited: Person, visitor: Callable[..., V
     stranger.is_at("/hub/login?next=*")
 
 
-@pytest.mark.xfail(strict=True, reason="the cookie's name is known, so a container's answer can replace it")
 def test_overwritten_session_cookie_signs_nobody_out(visited: Person) -> None:
     visited.open(f"{visited.prefix}overwrite")
     visited.open("/hub/home")
     assert "login" not in visited.page.url
 
 
-@pytest.mark.xfail(strict=True, reason="the first session cookie that verifies counts, whosever it is")
-def test_tossed_session_of_somebody_else_does_not_replace_ones_own(visited: Person) -> None:
+def test_nobody_works_in_the_name_of_somebody_else_by_a_tossed_session(visited: Person) -> None:
     with visited.box.student("mallory") as mallory:
-        theirs = mallory.cookies["jupyterhub-hub-login"]
+        name, theirs = next((n, value) for n, value in mallory.cookies.items() if n.startswith("jupyterhub-hub-login"))
         visited.context.add_cookies([   # as an answer of the container could set it
-            {"name": "jupyterhub-hub-login", "value": theirs, "domain": "127.0.0.1", "path": "/hub/home"}])
+            {"name": name, "value": theirs, "domain": "127.0.0.1", "path": "/hub/"}])
         visited.open("/hub/home")
-        assert visited.page.get_by_role("heading", level=1).inner_text() == f"Hello, {visited.name}"
+        assert "/hub/login" in visited.page.url   # whose browser it is cannot be told
 
 
 def test_page_in_a_frame_is_refused(visited: Person) -> None:

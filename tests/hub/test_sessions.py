@@ -63,6 +63,17 @@ async def test_of_several_cookies_only_one_that_verifies_counts(world: World) ->
         assert await hub.sessions.find([signed_in.token]) is None
 
 
+async def test_cookies_of_two_people_are_nobodys(world: World) -> None:
+    async with world.hub() as hub:
+        tokens = []
+        for name in ("alice", "mallory", "alice"):
+            signed_in = await hub.accounts.sign_in(
+                LoginRequest("192.0.2.1"), {"username": name, "password": "please"}, origin="", device=None)
+            tokens.append(signed_in.token)
+        assert await hub.sessions.find(tokens) is None
+        assert (await hub.sessions.find([tokens[0], tokens[2]])) is not None
+
+
 async def test_nobody_ends_the_session_of_another(world: World) -> None:
     async with world.hub() as hub:
         alice, mallory = await hub.session("alice"), await hub.session("mallory")

@@ -95,11 +95,11 @@ class FakeSessions:
         return f"valid.{session.id}.x"
 
     async def find(self, tokens: Sequence[str]) -> Session | None:
-        for token in tokens:
-            session = self.live.get(token.removeprefix("valid.").removesuffix(".x")) if token.startswith("valid.") else None
-            if session:
-                return replace(session, user=self.hub.accounts.users[session.user.name])
-        return None
+        ids = [token.removeprefix("valid.").removesuffix(".x") for token in tokens if token.startswith("valid.")]
+        living = [self.live[session_id] for session_id in ids if session_id in self.live]
+        if len({session.user.id for session in living}) != 1:
+            return None
+        return replace(living[0], user=self.hub.accounts.users[living[0].user.name])
 
     async def sign_out(self, session: Session) -> None:
         self.live.pop(session.id, None)

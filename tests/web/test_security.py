@@ -147,6 +147,19 @@ async def test_of_two_session_cookies_the_one_that_verifies_counts(
     assert "Hello, alice" in response.text
 
 
+async def test_where_two_people_are_signed_in_nobody_is(hub: FakeHub, stranger: Browser, alice: User) -> None:
+    tokens = [hub.sessions.token_of(hub.sessions.open(user)) for user in (alice, hub.accounts.add("mallory"))]
+    header = "; ".join(f"{cookies.SESSION}-{number}={token}" for number, token in enumerate(tokens))
+    response = await stranger.get("/hub/home", NAVIGATION | {"Cookie": header})
+    assert response.headers["location"].startswith("/hub/login")
+
+
+def test_a_sessions_cookie_has_a_name_of_its_own() -> None:
+    names = {cookies.session_name(b"k" * 32, session_id) for session_id in ("one", "two")}
+    assert len(names) == 2
+    assert cookies.session_names({name: [""] for name in (*names, "_xsrf", "jupyterhub-hub-loginx")}) == list(names)
+
+
 async def test_tossed_xsrf_cookie_does_not_lock_the_owner_out(browser: Browser, hub: FakeHub) -> None:
     token = browser.xsrf
     browser.client.cookies.set("_xsrf", "tossed", "box.test", "/")
