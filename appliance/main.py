@@ -246,7 +246,8 @@ async def _serving(tasks: TaskGroup, app: object, sock: socket.socket) -> AsyncI
     """Serve `app` on a listening socket while the body runs."""
     server = _Server(uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="off", ws="none",  # type: ignore[arg-type]
-        timeout_graceful_shutdown=1, timeout_keep_alive=30))
+        timeout_graceful_shutdown=1,
+        timeout_keep_alive=120))  # longer than Traefik keeps a connection, so that it never writes into a closed one
     ended = anyio.Event()
 
     async def serve() -> None:

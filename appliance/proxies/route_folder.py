@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+
+from appliance.proxies.machine import write_private
 
 _Seen = tuple[int, int, int, int]
 
@@ -21,7 +24,7 @@ class RouteFolder:
 
     def __init__(self, path: Path, log: logging.Logger) -> None:
         self.path = path
-        self.inode = 0        # a folder made anew is another one to whoever watches it
+        self.identity = ""    # a folder made anew is another one to whoever watches it
         self._log = log
         self._wanted: dict[str, str] = {}
         self._seen: dict[str, _Seen] = {}
@@ -111,18 +114,30 @@ class RouteFolder:
 
     def _ensure_folder(self) -> bool:
         """Make the folder if there is none and say whether it is another one than before."""
+        is_new = False
         try:
             inode = self.path.stat().st_ino
         except FileNotFoundError:
             self.path.mkdir(mode=0o700, parents=True)
-            inode = self.path.stat().st_ino
-        if inode == self.inode:
+            is_new, inode = True, self.path.stat().st_ino
+        if not is_new and self.identity.startswith(f"{inode}-"):
             return False
-        if self.inode:
+        if self.identity:
             self._log.warning("The folder of routes was removed; all routes are written again.")
-        self.inode = inode
+        self.identity = self._identify(inode, is_new=is_new)
         self._seen.clear()
         return True
+
+    def _identify(self, inode: int, *, is_new: bool) -> str:
+        """Return what this folder is known by, to the next Hub too; its inode alone may be that of a removed one."""
+        note = self.path.parent / "routes.id"
+        with suppress(OSError):
+            known = note.read_text()
+            if known.startswith(f"{inode}-") and not is_new:
+                return known
+        identity = f"{inode}-{secrets.token_hex(4)}"
+        write_private(note, identity)
+        return identity
 
 
 def _identity(status: os.stat_result) -> _Seen:

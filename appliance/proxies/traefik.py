@@ -210,7 +210,7 @@ class TraefikProxy(Proxy):
     def _follow(self) -> None:
         """Tell Traefik of a change if the folder is not the one that it watches."""
         running = self._process.running
-        if running is not None and running.watched_inode != self._folder.inode:
+        if running is not None and running.watched != self._folder.identity:
             self._process.signal(signal.SIGHUP)
 
     # -- the process ---------------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ class TraefikProxy(Proxy):
             write_private(edge.folder / "api.json", json.dumps({"port": port, "password": edge.api_password}))
             write_private(edge.folder / "static.yml", dump(static_config(edge)))
             self._folder.repair()
-            self._process.spawn(executable, _hash(edge), redirect, self._folder.inode)
+            self._process.spawn(executable, _hash(edge), redirect, self._folder.identity)
         if not await self._answers(20.0):
             evidence = self._process.last_output()
             await self._process.stop()

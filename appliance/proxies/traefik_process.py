@@ -28,7 +28,7 @@ class Running:
     start_time: int           # of the process, in clock ticks since boot: tells a reused pid
     config_hash: str
     redirect: bool            # whether it listens on port 80 too
-    watched_inode: int        # of the folder of routes when it was started
+    watched: str              # the folder of routes when it was started
 
 
 def find_traefik(configured: str) -> str:
@@ -69,8 +69,8 @@ class TraefikProcess:
                 with suppress(OSError, ValueError):
                     static = (self._folder / "static.yml").read_text()
                     redirect = "plain" in json.loads(static)["entryPoints"]
-                    return Running(pid, start_time, hashlib.sha256(static.encode()).hexdigest(), redirect, 0)
-                return Running(pid, start_time, "", False, 0)
+                    return Running(pid, start_time, hashlib.sha256(static.encode()).hexdigest(), redirect, "")
+                return Running(pid, start_time, "", False, "")
         return None
 
     def _is_ours(self, pid: int) -> bool:
@@ -79,7 +79,7 @@ class TraefikProcess:
             return os.fsencode(f"--configfile={self._folder}/static.yml") in command.split(b"\0")
         return False
 
-    def spawn(self, executable: str, config_hash: str, redirect: bool, watched_inode: int) -> None:
+    def spawn(self, executable: str, config_hash: str, redirect: bool, watched: str) -> None:
         """Start Traefik with the static file in the folder."""
         write_private(self._folder / "output.log", "")
         with open(self._folder / "output.log", "wb") as output:
@@ -88,7 +88,7 @@ class TraefikProcess:
                 stdout=output, stderr=output, cwd=self._folder, start_new_session=True, umask=0o077,
                 env={key: value for key, value in os.environ.items() if not key.upper().startswith("TRAEFIK_")})
         self.running = Running(
-            self._child.pid, _start_time(self._child.pid), config_hash, redirect, watched_inode)
+            self._child.pid, _start_time(self._child.pid), config_hash, redirect, watched)
         write_private(self._pid_file, json.dumps(asdict(self.running)))
 
     def is_alive(self) -> bool:

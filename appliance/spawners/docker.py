@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 from docker import APIClient
+from docker.errors import NotFound as NotThere
 from docker.types import HostConfig
 from traitlets import Dict, Integer, List, TraitError, Unicode, Union, default, validate
 
@@ -26,8 +27,9 @@ from appliance.errors import (
     SpawnError,
 )
 from appliance.ports import ActualServer, ByteSize, ImageOptions, ServerHandle, ServerSpec, Spawner, Usage
+from appliance.spawners import cgroups, docker_probe
 from appliance.spawners import docker_container as containers
-from appliance.spawners import docker_probe
+from appliance.spawners.cpu_meter import CpuMeter
 from appliance.spawners.docker_accounts import AccountFiles
 from appliance.spawners.docker_engine import Engine, NetworkGone
 from appliance.spawners.docker_events import Events
@@ -39,6 +41,7 @@ from appliance.spawners.server_locks import ServerLocks, still_wanted
 
 _API_VERSION = "1.41"         # only shapes docker-py's HostConfig
 _GUARD_S = 5.0                # how often the firewall's table and the ports are looked after
+_PATIENCE_AT_END_S = 3.0      # of a Hub that ends, with an engine that hangs
 
 
 class DockerSpawner(Spawner):
@@ -98,7 +101,7 @@ class DockerSpawner(Spawner):
         self._firewall = Firewall()
         self._locks = ServerLocks()
         self._learning = threading.Lock()
-        self._cpu: dict[str, tuple[float, int]] = {}
+        self._cpu = CpuMeter()
         self._preparing: anyio.Lock | None = None
 
     # -- options ------------------------------------------------------------------------------------------------------
@@ -204,6 +207,9 @@ class DockerSpawner(Spawner):
                 self._engine.call(self._learn_image, image)
         return took
 
+    def _clear_probes(self) -> None:
+        docker_probe.clear(self._engine, self.namespace, timeout_s=_PATIENCE_AT_END_S)
+
     def _learn_image(self, client: APIClient, image: str) -> dict[str, Any]:
         found: dict[str, Any] = client.inspect_image(image)
         self._accounts.learn(client, image, found["Id"])
@@ -297,7 +303,7 @@ class DockerSpawner(Spawner):
 
     async def stop(self, server_id: str) -> None:
         await self._engine.run(self._stop, server_id, timeout_s=self.stop_timeout + 30, slow=True)
-        self._cpu.pop(server_id, None)
+        self._cpu.forget(server_id)
 
     def _stop(self, client: APIClient, server_id: str) -> None:
         with self._locks.hold(server_id):
@@ -322,21 +328,26 @@ class DockerSpawner(Spawner):
             return ""
 
     async def usage(self, server_id: str) -> Usage | None:
-        try:
-            stats = await self._engine.run(
-                lambda client, name: client.stats(name, stream=False, one_shot=True),
-                containers.container_name(self.namespace, server_id), timeout_s=10)
-        except NotFound:
+        used = await self._engine.run(
+            self._read_usage, containers.container_name(self.namespace, server_id), timeout_s=10)
+        if used is None:
+            self._cpu.forget(server_id)
             return None
-        if not (stats.get("memory_stats") or {}).get("usage"):
-            return None  # it does not run
-        now, cpu = time.monotonic(), int(stats["cpu_stats"]["cpu_usage"]["total_usage"])
-        before, self._cpu[server_id] = self._cpu.get(server_id), (now, cpu)
-        percent = None
-        if before is not None and now > before[0] and cpu >= before[1]:
-            percent = round((cpu - before[1]) / 1e7 / (now - before[0]), 1)
-        return Usage(
-            containers.memory_in_use(stats), self.mem_limit, percent, (stats.get("pids_stats") or {}).get("current"))
+        container_id, reading = used
+        percent = self._cpu.percent(server_id, container_id, reading.cpu_s, time.monotonic())
+        return Usage(reading.memory_bytes, self.mem_limit, percent, reading.pids)
+
+    def _read_usage(self, client: APIClient, name: str) -> tuple[str, cgroups.Reading] | None:
+        """Return a running container's id and what it uses."""
+        try:
+            found = client.inspect_container(name)
+            if not found["State"].get("Pid"):
+                return None
+            reading = cgroups.read(found["State"]["Pid"], found["Id"]) or containers.reading_of(
+                client.stats(found["Id"], stream=False, one_shot=True))
+        except NotThere:
+            return None
+        return (found["Id"], reading) if reading else None
 
     async def watch(self) -> AsyncIterator[str]:
         events = Events(self._engine, self.namespace, self._isolate)
@@ -359,6 +370,8 @@ class DockerSpawner(Spawner):
             events.close()
 
     async def close(self) -> None:
+        with contextlib.suppress(ApplianceError):
+            await anyio.to_thread.run_sync(self._clear_probes, abandon_on_cancel=True)
         self._engine.close()
 
 

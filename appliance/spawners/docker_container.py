@@ -12,6 +12,7 @@ from typing import Any
 
 from appliance.errors import BadOption
 from appliance.ports import ActualServer, ActualState, ServerSpec
+from appliance.spawners.cgroups import Reading
 
 PREFIX = "org.appliance."
 NAMESPACE = f"{PREFIX}namespace"      # what its name begins with
@@ -202,9 +203,13 @@ def _time(text: str) -> datetime | None:
     return None if moment.year == 1 else moment
 
 
-def memory_in_use(stats: Mapping[str, Any]) -> int:
-    """Return bytes of memory without the cache the kernel gives back, under cgroup v1 and v2."""
+def reading_of(stats: Mapping[str, Any]) -> Reading | None:
+    """Read `GET /containers/…/stats`, under cgroup v1 and v2; None if the container does not run."""
     memory = stats.get("memory_stats") or {}
+    if not memory.get("usage"):
+        return None
     details = memory.get("stats") or {}
     cache = details.get("total_inactive_file", details.get("inactive_file", 0))
-    return max(0, int(memory.get("usage", 0)) - int(cache))
+    return Reading(
+        memory_bytes=max(0, int(memory["usage"]) - int(cache)), cpu_s=stats["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9,
+        pids=(stats.get("pids_stats") or {}).get("current"))

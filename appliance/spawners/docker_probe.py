@@ -18,6 +18,7 @@ from appliance.spawners.docker_network import Bridge
 PORT = 7777
 PATIENCE_S = 0.25           # a packet that is not dropped is answered within a millisecond
 _LIFETIME_S = 20            # a probe whose Hub was killed ends by itself
+_REMOVAL_S = 10.0           # the end of a Hub waits no longer than this for an engine that hangs
 METADATA = ("169.254.169.254", 80)
 
 # Runs in the probes. Answers each connection with the addresses out of a JSON list it could reach: one that refuses was
@@ -61,8 +62,8 @@ def prove(engine: Engine, bridge: Bridge, images: Iterable[str]) -> float:
     workers = ThreadPoolExecutor(2, thread_name_prefix="probe")
     try:
         image = _choose(engine, images)
-        for made in workers.map(lambda address: _start(engine, bridge, image, address), addresses):
-            ids.append(made)
+        for _ in workers.map(lambda address: _start(engine, bridge, image, address, ids), addresses):
+            pass
         bridge.isolate()
         port = closed_door.getsockname()[1]
         targets = [
@@ -80,16 +81,16 @@ def prove(engine: Engine, bridge: Bridge, images: Iterable[str]) -> float:
     finally:
         closed_door.close()
         workers.shutdown()
-        # dropping the probes costs more than the proof, and nothing waits for it
-        threading.Thread(target=_remove, args=(engine, ids), name="probe-removal", daemon=True).start()
+        # dropping the probes costs more than the proof, and nothing waits for it but the end of the process
+        threading.Thread(target=_remove, args=(engine, ids, _REMOVAL_S), name="probe-removal").start()
     return time.monotonic() - began
 
 
-def clear(engine: Engine, namespace: str) -> None:
-    """Remove probes that a killed Hub left."""
+def clear(engine: Engine, namespace: str, *, timeout_s: float | None = None) -> None:
+    """Remove probes that a Hub left which was killed, or ended before it was done with them. Raises EngineDown."""
     left = engine.call(lambda client: client.containers(
-        all=True, filters={"label": f"{PROBE}={namespace}"}))
-    _remove(engine, [row["Id"] for row in left])
+        all=True, filters={"label": f"{PROBE}={namespace}"}), timeout_s=timeout_s)
+    _remove(engine, [row["Id"] for row in left], timeout_s)
 
 
 def host_address() -> str:
@@ -114,7 +115,8 @@ def _choose(engine: Engine, images: Iterable[str]) -> str:
     raise missing
 
 
-def _start(engine: Engine, bridge: Bridge, image: str, address: str) -> str:
+def _start(engine: Engine, bridge: Bridge, image: str, address: str, ids: list[str]) -> None:
+    """Adds to `ids` what it made, whether that starts or not."""
     config: dict[str, Any] = {
         "Image": image, "Entrypoint": ["python3", "-I", "-S", "-c", _AGENT], "Cmd": [], "User": "65534:65534",
         "WorkingDir": "/", "Labels": {PROBE: bridge.namespace}, "NetworkingConfig": endpoint(bridge.network, address),
@@ -124,12 +126,12 @@ def _start(engine: Engine, bridge: Bridge, image: str, address: str) -> str:
         },
     }
 
-    def create_and_start(client: Any) -> str:
+    def create_and_start(client: Any) -> None:
         made = str(client.create_container_from_config(config)["Id"])
+        ids.append(made)
         client.start(made)
-        return made
 
-    return engine.call(create_and_start)
+    engine.call(create_and_start)
 
 
 def _ask(address: str, targets: list[list[Any]]) -> list[list[Any]]:
@@ -149,9 +151,10 @@ def _ask(address: str, targets: list[list[Any]]) -> list[list[Any]]:
             time.sleep(0.01)
 
 
-def _remove(engine: Engine, ids: Iterable[str]) -> None:
+def _remove(engine: Engine, ids: Iterable[str], timeout_s: float | None) -> None:
     for each in ids:
         try:
-            engine.call(lambda client, container: client.remove_container(container, force=True), each)
+            engine.call(
+                lambda client, container: client.remove_container(container, force=True), each, timeout_s=timeout_s)
         except ApplianceError:
             continue  # already going, or its alarm ends it

@@ -28,6 +28,7 @@ from traitlets import Integer
 from appliance.errors import DiskFull, ImageBroken, ImageNotAllowed, SpawnError, StopTimeout
 from appliance.ports import ActualServer, ActualState, ServerHandle, ServerSpec, Spawner, Usage
 from appliance.spawners import local_shim, local_usage
+from appliance.spawners.cpu_meter import CpuMeter
 from appliance.spawners.log_lines import readable
 from appliance.spawners.server_locks import ServerLocks
 
@@ -52,7 +53,7 @@ class LocalProcessSpawner(Spawner):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._locks = ServerLocks()
-        self._cpu: dict[str, tuple[float, float]] = {}
+        self._cpu = CpuMeter()
         self._warned = False
 
     async def prepare(self) -> None:
@@ -125,7 +126,7 @@ class LocalProcessSpawner(Spawner):
     # -- ending -------------------------------------------------------------------------------------------------------
     async def stop(self, server_id: str) -> None:
         await anyio.to_thread.run_sync(self._stop, server_id, abandon_on_cancel=True)
-        self._cpu.pop(server_id, None)
+        self._cpu.forget(server_id)
 
     def _stop(self, server_id: str) -> None:
         with self._locks.hold(server_id):
@@ -174,11 +175,7 @@ class LocalProcessSpawner(Spawner):
         if there is None or not _alive(there):
             return None
         memory, cpu_s, count = await anyio.to_thread.run_sync(local_usage.of_tree, there["pid"])
-        now = time.monotonic()
-        before, self._cpu[server_id] = self._cpu.get(server_id), (now, cpu_s)
-        percent = None
-        if before is not None and now > before[0] and cpu_s >= before[1]:
-            percent = round(100 * (cpu_s - before[1]) / (now - before[0]), 1)
+        percent = self._cpu.percent(server_id, str(there["start_no"]), cpu_s, time.monotonic())
         return Usage(memory, None, percent, count)
 
     async def watch(self) -> AsyncIterator[str]:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from box import Box, wait_for
 
@@ -68,12 +69,13 @@ def test_hub_traefik_and_container_killed_at_once(box: Box) -> None:
 @pytest.mark.parametrize("damage", ["removed", "emptied", "corrupted", "foreign"])
 def test_damaged_routes_are_back_and_no_websocket_drops(box: Box, damage: str) -> None:
     folder = box.routes_folder
+    wait_for("the Hub's pages", lambda: _status(lambda: httpx.get(f"{box.url}/hub/login", trust_env=False).status_code) == 200)
     with box.student("dave") as student:
         student.to_server()
         with student.kernel() as kernel:
             kernel.run("x = 1")
             if damage == "removed":
-                shutil.rmtree(folder)
+                shutil.rmtree(folder.rename(box.folder / "removed"))  # at once, before anybody can write into it
             elif damage == "emptied":
                 for file in folder.iterdir():
                     file.unlink()
@@ -175,8 +177,6 @@ print(ask(api), ask(api.replace("/api", "/login")), ask(api.replace("/api", "/ho
 
 
 def _status(ask: object) -> int:
-    import httpx
-
     try:
         return ask()  # type: ignore[operator, no-any-return]
     except httpx.TransportError:

@@ -51,8 +51,15 @@ class EngineSocket:
             far = socket.socket(socket.AF_UNIX)
             far.connect("/var/run/docker.sock")
             self._open |= {near, far}
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+            threading.Thread(target=self._both_ways, args=(near, far), daemon=True).start()
+
+    def _both_ways(self, near: socket.socket, far: socket.socket) -> None:
+        back = threading.Thread(target=self._pass_on, args=(far, near), daemon=True)
+        with near, far:
+            back.start()
+            self._pass_on(near, far)
+            back.join()
+            self._open -= {near, far}
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 
 from appliance.domain.server import Phase, Wanted
 from hub.conftest import World
 
-pytestmark = [pytest.mark.unit, pytest.mark.anyio]
+pytestmark = [
+    pytest.mark.unit, pytest.mark.anyio,
+    # whoever is killed closes nothing
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 START = ("starting", "home", "created", "booting", "route", "route-live", "ready")
 STOP = ("stopping", "route-removed", "container-removed", "stopped")
+
+
+@pytest.fixture(autouse=True)
+def left_open() -> Iterator[None]:
+    yield
+    gc.collect()  # here, and not in another test
 
 
 class Killed(BaseException):

@@ -312,7 +312,7 @@ async def test_a_stale_pid_file_leads_to_no_other_process(own_box: Box) -> None:
         for start_time in (0, 1):
             (box.folder / "traefik.pid").write_text(json.dumps(
                 {"pid": innocent.pid, "start_time": start_time, "config_hash": "", "redirect": False,
-                 "watched_inode": 0}))
+                 "watched": ""}))
             later = box.another_hub()
             await later.start()
             await later.stop()
