@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from docker_box import IMAGE, clear, client, inside, make_spawner, prepare_once
 
 from appliance.errors import EngineDown, EngineUnsuitable, ImageBroken, ImageMissing, ImageNotAllowed, SpawnError
 from appliance.ports import ActualState, ServerSpec
+from appliance.spawners import cgroups
 from appliance.spawners.docker import DockerSpawner
 from appliance.spawners.docker_container import NAMESPACE, container_name, labels
 from appliance.testing import SpawnerContract
@@ -99,6 +101,38 @@ class TestDockerSpawner(SpawnerContract):
         assert found["NanoCpus"] == 500_000_000
         assert found["MemorySwap"] == found["Memory"]
         assert found["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "2"}
+
+    @pytest.mark.parametrize("source", ["control groups", "engine"])
+    async def test_usage_of_a_busy_server_is_plausible(
+        self, spawner: DockerSpawner, spec: ServerSpec, source: str, monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        if source == "engine":  # as for a Hub in a container of its own
+            monkeypatch.setattr(cgroups, "read", lambda pid, container_id: None)
+        await spawner.start(spec)
+        idle = await spawner.usage(spec.server_id)
+        inside(NAME, spec.server_id, "sh", "-c",
+               "python3 -c 'x = b\"x\" * (64 << 20)\nwhile True: pass' >/dev/null 2>&1 &")
+        await anyio.sleep(1)
+        took_s, percents = [], []
+        for _ in range(4):
+            began = time.monotonic()
+            used = await spawner.usage(spec.server_id)
+            took_s.append(time.monotonic() - began)
+            assert used is not None
+            percents.append(used.cpu_percent)
+            await anyio.sleep(0.6)
+        assert idle is not None
+        assert idle.cpu_percent is None
+        assert idle.memory_bytes < 64 << 20 < used.memory_bytes < 256 << 20
+        assert idle.pids is not None
+        assert used.pids is not None
+        assert 1 <= idle.pids < used.pids <= 64
+        assert all(percent is not None and 10 < percent < 130 for percent in percents[1:])  # others use this machine as well
+        if source == "control groups":
+            assert min(took_s) < 0.1
+        await spawner.stop(spec.server_id)
+        assert await spawner.usage(spec.server_id) is None
+        assert len(spawner._cpu) == 0
 
     async def test_who_uses_too_much_memory_is_ended_and_it_is_known(
         self, spawner: DockerSpawner, spec: ServerSpec,

@@ -29,6 +29,7 @@ from appliance.errors import (
 )
 from appliance.ports import ActualState, ServerSpec
 from appliance.spawners import docker_container as containers
+from appliance.spawners.cgroups import Reading
 from appliance.spawners.docker import DockerSpawner
 from appliance.spawners.docker_engine import ENGINE_ERRORS, AddressTaken, NetworkGone, translate
 from appliance.spawners.docker_firewall import NOT_INTERNET, Rules, host_resolvers, parse_egress, table_name
@@ -249,13 +250,17 @@ def test_log_lines_hold_no_tokens_and_no_control_characters() -> None:
     assert said == "red http://x/lab?token=…&x=1 \N{REPLACEMENT CHARACTER}\nPassword: …\n"
 
 
-@pytest.mark.parametrize(("stats", "expected"), [
-    ({"memory_stats": {"usage": 100, "stats": {"total_inactive_file": 30, "inactive_file": 1}}}, 70),  # cgroup v1
-    ({"memory_stats": {"usage": 100, "stats": {"inactive_file": 40}}}, 60),                            # cgroup v2
-    ({"memory_stats": {}}, 0),
+@pytest.mark.parametrize(("memory", "expected"), [
+    ({"usage": 100, "stats": {"total_inactive_file": 30, "inactive_file": 1}}, 70),  # cgroup v1
+    ({"usage": 100, "stats": {"inactive_file": 40}}, 60),                            # cgroup v2
 ])
-def test_memory_in_use_is_without_the_cache(stats: dict[str, Any], expected: int) -> None:
-    assert containers.memory_in_use(stats) == expected
+def test_memory_in_use_is_without_the_cache(memory: dict[str, Any], expected: int) -> None:
+    stats = {"memory_stats": memory, "cpu_stats": {"cpu_usage": {"total_usage": 1_500_000_000}}, "pids_stats": {"current": 3}}
+    assert containers.reading_of(stats) == Reading(expected, 1.5, 3)
+
+
+def test_a_container_that_does_not_run_uses_nothing() -> None:
+    assert containers.reading_of({"memory_stats": {}, "cpu_stats": {"cpu_usage": {"total_usage": 0}}}) is None
 
 
 # -- the network ------------------------------------------------------------------------------------------------------

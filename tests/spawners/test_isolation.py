@@ -247,14 +247,30 @@ async def test_the_proof_is_quick_and_leaves_nothing(spawner: DockerSpawner) -> 
     pytest.fail("a probe was left")
 
 
+def leave_probe(engine: docker.APIClient, spawner: DockerSpawner) -> str:
+    """Return the id of a probe that nobody looks after any more."""
+    left = engine.create_container_from_config({
+        "Image": IMAGE, "Cmd": ["sleep", "100"], "Labels": {PROBE: NAME}, "HostConfig": {"NetworkMode": NAME},
+        "NetworkingConfig": {"EndpointsConfig": {NAME: {"IPAMConfig": {
+            "IPv4Address": spawner.bridge.probe_addresses()[0]}}}}})["Id"]
+    engine.start(left)
+    return str(left)
+
+
 async def test_probes_of_a_killed_hub_are_no_obstacle(spawner: DockerSpawner) -> None:
     with client() as engine:
-        left = engine.create_container_from_config({
-            "Image": IMAGE, "Cmd": ["sleep", "100"], "Labels": {PROBE: NAME}, "HostConfig": {"NetworkMode": NAME},
-            "NetworkingConfig": {"EndpointsConfig": {NAME: {"IPAMConfig": {
-                "IPv4Address": spawner.bridge.probe_addresses()[0]}}}}})["Id"]
-        engine.start(left)
+        left = leave_probe(engine, spawner)
         await spawner.prepare()
+        with pytest.raises(docker.errors.NotFound):
+            engine.inspect_container(left)
+
+
+async def test_no_probe_outlives_the_hub(box: tuple[Path, int, int]) -> None:
+    """Nor “appliance stop --servers”, whose spawner has proven nothing."""
+    spawner = make(*box)
+    with client() as engine:
+        left = leave_probe(engine, spawner)
+        await spawner.close()
         with pytest.raises(docker.errors.NotFound):
             engine.inspect_container(left)
 
