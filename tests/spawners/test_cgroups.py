@@ -1,0 +1,171 @@
+"""What a container uses, read from control groups: every layout as files, and the meter of CPU time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from appliance.spawners.cgroups import Reading, groups_of, parse_mounts, read
+from appliance.spawners.cpu_meter import CpuMeter
+
+pytestmark = pytest.mark.unit
+ID = "6fdacdcced9a79ee42d6f6671cff6457b49ba29bc4d97fd8cfc9e8d7f67346ce"
+PID = 4242
+READ = Reading(memory_bytes=70_000, cpu_s=1.5, pids=3)
+
+
+def layout(root: Path, groups: str, mounts: str, files: dict[str, str]) -> Path:
+    """Make a machine below `root`. mounts: lines like "GROUP POINT KIND OPTIONS"."""
+    lines = []
+    for number, line in enumerate(mounts.split("\n"), 30):
+        group, point, kind, options = line.split(" ")
+        lines.append(f"{number} 23 0:{number} {group} {point} rw,nosuid shared:9 master:1 - {kind} {kind} {options}\n")
+    described = {
+        f"proc/{PID}/cgroup": groups + "\n",
+        "proc/self/mountinfo": "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n" + "".join(lines),
+    }
+    for name, text in (described | files).items():
+        file = root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return root
+
+
+def v1_files(memory: str, cpu: str, pids: str, group: str = f"docker/{ID}") -> dict[str, str]:
+    return {
+        f"{memory}/{group}/memory.usage_in_bytes": "100000\n",
+        f"{memory}/{group}/memory.stat": "cache 1\ninactive_file 7\nhierarchical_memory_limit 9\ntotal_inactive_file 30000\n",
+        f"{cpu}/{group}/cpuacct.usage": "1500000000\n",
+        f"{pids}/{group}/pids.current": "3\n",
+    }
+
+
+def v2_files(folder: str) -> dict[str, str]:
+    return {
+        f"{folder}/memory.current": "100000\n", f"{folder}/memory.stat": "anon 7\ninactive_file 30000\n",
+        f"{folder}/cpu.stat": "usage_usec 1500000\nuser_usec 1\nsystem_usec 1\n", f"{folder}/pids.current": "3\n",
+    }
+
+
+V1_GROUPS = f"8:pids:/docker/{ID}\n4:memory:/docker/{ID}\n2:cpuacct:/docker/{ID}\n1:name=systemd:/docker/{ID}"
+V1_MOUNTS = ("/ /cg/cpuacct cgroup rw,cpuacct\n/ /cg/memory cgroup rw,memory\n/ /cg/pids cgroup rw,pids\n"
+             "/ /cg/systemd cgroup rw,name=systemd")
+
+
+def test_version_1(tmp_path: Path) -> None:
+    root = layout(tmp_path, V1_GROUPS, V1_MOUNTS, v1_files("cg/memory", "cg/cpuacct", "cg/pids"))
+    assert read(PID, ID, root) == READ
+
+
+def test_version_1_beside_an_empty_version_2(tmp_path: Path) -> None:
+    root = layout(tmp_path, f"{V1_GROUPS}\n0::/docker/{ID}", f"/ /cg/unified cgroup2 rw\n{V1_MOUNTS}", {
+        **v1_files("cg/memory", "cg/cpuacct", "cg/pids"), f"cg/unified/docker/{ID}/cgroup.procs": f"{PID}\n"})
+    assert read(PID, ID, root) == READ
+
+
+def test_controllers_mounted_together_and_a_point_with_a_space(tmp_path: Path) -> None:
+    group = f"system.slice/docker-{ID}.scope"
+    root = layout(
+        tmp_path, f"8:pids:/{group}\n4:memory:/{group}\n2:cpu,cpuacct:/{group}",
+        "/ /cg/cpu,cpuacct cgroup rw,cpu,cpuacct\n/ /cg/my\\040memory cgroup rw,memory\n/ /cg/pids cgroup rw,pids",
+        v1_files("cg/my memory", "cg/cpu,cpuacct", "cg/pids", group))
+    assert read(PID, ID, root) == READ
+
+
+@pytest.mark.parametrize("group", [f"system.slice/docker-{ID}.scope", f"docker/{ID}", f"machine.slice/libpod-{ID}.scope"])
+def test_version_2(tmp_path: Path, group: str) -> None:
+    root = layout(tmp_path, f"0::/{group}", "/ /sys/fs/cgroup cgroup2 rw,nsdelegate", v2_files(f"sys/fs/cgroup/{group}"))
+    assert read(PID, ID, root) == READ
+
+
+def test_memory_of_version_1_beside_the_rest_in_version_2(tmp_path: Path) -> None:
+    files = v1_files("cg/memory", "none", "none") | v2_files(f"cg/unified/docker/{ID}")
+    root = layout(tmp_path, f"4:memory:/docker/{ID}\n0::/docker/{ID}",
+                  "/ /cg/memory cgroup rw,memory\n/ /cg/unified cgroup2 rw", files)
+    assert read(PID, ID, root) == READ
+
+
+def test_groups_that_a_container_makes_itself_count_as_its_own(tmp_path: Path) -> None:
+    root = layout(tmp_path, f"0::/docker/{ID}/init/deeper", "/ /cg cgroup2 rw", v2_files(f"cg/docker/{ID}"))
+    assert read(PID, ID, root) == READ
+
+
+def test_a_mount_of_another_part_of_the_tree_is_passed_over(tmp_path: Path) -> None:
+    root = layout(tmp_path, f"0::/docker/{ID}", "/lxc /elsewhere cgroup2 rw\n/docker /cg cgroup2 rw", v2_files(f"cg/{ID}"))
+    assert read(PID, ID, root) == READ
+
+
+def test_processes_may_go_uncounted(tmp_path: Path) -> None:
+    files = v1_files("cg/memory", "cg/cpuacct", "cg/pids")
+    root = layout(tmp_path, V1_GROUPS.split("\n", 1)[1], V1_MOUNTS, files)
+    assert read(PID, ID, root) == Reading(70_000, 1.5, None)
+
+
+@pytest.mark.parametrize("groups", [
+    "0::/", "0::/../../user.slice", "0::/system.slice/ssh.service", "0::/docker/" + "0" * 64, "", "nonsense"])
+def test_somebody_else_s_process_is_not_read(tmp_path: Path, groups: str) -> None:
+    """In a Hub's own container the number means another process, or none."""
+    root = layout(tmp_path, groups, "/ /cg cgroup2 rw", v2_files("cg"))
+    assert read(PID, ID, root) is None
+    assert read(PID + 1, ID, root) is None
+
+
+@pytest.mark.parametrize("missing", ["memory.current", "memory.stat", "cpu.stat"])
+def test_files_that_are_not_there_or_say_something_else_are_unknown(tmp_path: Path, missing: str) -> None:
+    root = layout(tmp_path, f"0::/docker/{ID}", "/ /cg cgroup2 rw", v2_files(f"cg/docker/{ID}"))
+    file = root / f"cg/docker/{ID}/{missing}"
+    file.write_text("max\n")
+    assert read(PID, ID, root) is None
+    file.unlink()
+    assert read(PID, ID, root) is None
+
+
+def test_without_a_mount_nothing_is_known(tmp_path: Path) -> None:
+    root = layout(tmp_path, f"0::/docker/{ID}", "/docker/another /cg cgroup2 rw", v2_files(f"cg/docker/{ID}"))
+    assert read(PID, ID, root) is None
+
+
+def test_groups_and_mounts_are_read_as_the_kernel_writes_them() -> None:
+    assert groups_of(f"4:memory:/docker/{ID}\n2:cpu,cpuacct:/docker/{ID}/x\n0::/", ID) == dict.fromkeys(
+        ("memory", "cpu", "cpuacct"), PurePosixPath(f"/docker/{ID}"))
+    if os.path.exists("/proc/self/mountinfo"):
+        list(parse_mounts(Path("/proc/self/mountinfo").read_text()))
+
+
+# -- the meter --------------------------------------------------------------------------------------------------------
+def test_percent_is_of_the_time_between_two_readings() -> None:
+    meter = CpuMeter()
+    assert meter.percent("s", "c1", 10.0, 100.0) is None
+    assert meter.percent("s", "c1", 11.0, 102.0) == 50.0
+    assert meter.percent("s", "c1", 15.0, 104.0) == 200.0
+    assert meter.percent("s", "c1", 15.0, 105.0) == 0.0
+
+
+def test_readings_at_nearly_the_same_time_give_the_same_answer() -> None:
+    meter = CpuMeter()
+    meter.percent("s", "c1", 10.0, 100.0)
+    assert meter.percent("s", "c1", 10.0, 100.0) is None
+    assert meter.percent("s", "c1", 11.0, 102.0) == 50.0
+    assert meter.percent("s", "c1", 11.1, 102.1) == 50.0
+    assert meter.percent("s", "c1", 12.0, 103.0) == 100.0  # measured from the one that counted
+
+
+def test_a_new_container_begins_anew() -> None:
+    meter = CpuMeter()
+    meter.percent("s", "c1", 10.0, 100.0)
+    assert meter.percent("s", "c2", 20.0, 102.0) is None
+    assert meter.percent("s", "c2", 1.0, 104.0) is None     # time that goes back says nothing
+    meter.forget("s")
+    meter.forget("nobody")
+    assert meter.percent("s", "c2", 2.0, 106.0) is None
+
+
+def test_servers_nobody_asks_about_any_more_are_forgotten() -> None:
+    meter = CpuMeter()
+    for number in range(1000):
+        meter.percent(f"s{number}", "c", 1.0, float(number))
+    assert len(meter) == 601
+    assert meter.percent("s0", "c", 2.0, 5000.0) is None
+    assert len(meter) == 1
