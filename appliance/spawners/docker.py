@@ -103,6 +103,7 @@ class DockerSpawner(Spawner):
         self._learning = threading.Lock()
         self._cpu = CpuMeter()
         self._preparing: anyio.Lock | None = None
+        self._proving = False
 
     # -- options ------------------------------------------------------------------------------------------------------
     @default("network_name")
@@ -201,14 +202,21 @@ class DockerSpawner(Spawner):
         if not self._firewall.limited and self.max_connections:
             self.log.warning("This kernel cannot count connections, so max_connections has no effect.")
         bridge.isolate()
-        took = docker_probe.prove(self._engine, bridge, (self.probe_image, self.image))
+        self._proving = True
+        try:
+            took = docker_probe.prove(self._engine, bridge, (self.probe_image, self.image))
+        finally:
+            self._proving = False
         for image in self.images().values():  # so that no start has to
-            with contextlib.suppress(ImageMissing):
+            try:
                 self._engine.call(self._learn_image, image)
+            except ImageMissing:
+                self.log.warning("There is no image %s on this machine; servers of it cannot start.", image)
         return took
 
     def _clear_probes(self) -> None:
-        docker_probe.clear(self._engine, self.namespace, timeout_s=_PATIENCE_AT_END_S)
+        if not self._proving:  # else that removes them itself; without them it would wait for their answer
+            docker_probe.clear(self._engine, self.namespace, timeout_s=_PATIENCE_AT_END_S)
 
     def _learn_image(self, client: APIClient, image: str) -> dict[str, Any]:
         found: dict[str, Any] = client.inspect_image(image)
