@@ -7,7 +7,7 @@ import anyio
 from appliance.config import Settings
 from appliance.domain.names import validate_username
 from appliance.domain.user import User
-from appliance.errors import ApplianceError, NotFound
+from appliance.errors import ApplianceError, BadInput, NotFound
 from appliance.main import make_authenticator, open_store
 from appliance.ports import Homes
 from appliance.store import users
@@ -66,6 +66,9 @@ class Admin:
         anyio.run(work)
 
     def delete_user(self, name: str) -> None:
+        admins = [user.name for user in self.list_users() if user.admin]
+        if admins == [validate_username(name)]:
+            raise BadInput(f"{admins[0]} is the only admin.", action="Add another one first: appliance user add NAME --admin")
         self._db.run(lambda t: users.delete(t, validate_username(name), actor="appliance"))
 
     def create_token(self, name: str, note: str = "", expires_in_s: int | None = None) -> str:

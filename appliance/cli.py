@@ -35,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more at its end
+    except PermissionError as error:
+        if "--debug" in argv:
+            raise
+        print(f"{_program()}: {error.filename} may not be used by this user; run it as root, with sudo.", file=sys.stderr)
     except Exception as error:  # the program's root: nobody at a terminal reads tracebacks
         if "--debug" in argv:
             raise

@@ -90,6 +90,7 @@ def user_passwd(settings: Settings, parsed: argparse.Namespace) -> int:
                            action="Change it where it is kept; for a user of this machine, with passwd.")
         password = given or _generate()
         admin.set_password(parsed.name, password, must_change=True)
+    print(f"Set the password of {parsed.name}.")
     _show(parsed.name, password, generated=given is None)
     return 0
 

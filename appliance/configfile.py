@@ -187,6 +187,9 @@ class Checker:
             trait._validate(probe, value)
         except (TraitError, BadInput, TypeError, ValueError, LookupError, AttributeError) as error:
             shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:79] + "…"
+            own, _, reason = str(error).rstrip(".").partition(": ")
+            if isinstance(trait, traitlets.Unicode) and isinstance(value, str) and own == f"{cls.__name__}.{name}":
+                raise Misconfigured(f"{self.where(section, name)}c.{section}.{name} is {shown}: {reason}.") from error
             raise Misconfigured(
                 f"{self.where(section, name)}c.{section}.{name} must be {expected(trait)}, not {shown}.") from error
 

@@ -12,7 +12,7 @@
     ├── StartFailed         a server could not start or ended by itself
     │   ├── ImageMissing  ImageNotAllowed  ImageBroken
     │   ├── OutOfMemory  DiskFull  NoAddress  BoxFull
-    │   ├── AppExited  AppNeverListened  AppAnswersErrors  AppGone
+    │   ├── AppExited  AppNeverListened  AppAnswersErrors  AppGone  AddressChanged
     │   ├── StartTimeout  StopTimeout
     │   ├── HomesUnavailable
     │   └── SpawnError      the engine refused for a reason of its own
@@ -216,6 +216,12 @@ class AppGone(StartFailed):
     code = "app-gone"
     sentence = "Your server was ended from outside. Your saved files are safe; you can start it again."
     action = "Somebody or something removed or killed the container; the box may have been restarted."
+
+
+class AddressChanged(StartFailed):
+    code = "address-changed"
+    sentence = "The address of this box has changed, so your server has to be started again. Your saved files are safe."
+    action = "Nothing: c.JupyterHub.base_url was changed, and a server learns its address when it starts."
 
 
 class StartTimeout(StartFailed):

@@ -20,7 +20,7 @@ from appliance.config import Settings
 from appliance.cookiesecret import load_cookie_secret
 from appliance.domain.capability import derive_key
 from appliance.domain.urls import Urls
-from appliance.errors import ApplianceError, Misconfigured
+from appliance.errors import ApplianceError, EngineDown, Misconfigured
 from appliance.hub.accounts import Accounts, StoredPasswords
 from appliance.hub.changes import Changes
 from appliance.hub.hub import Hub
@@ -178,8 +178,11 @@ async def _run_until_signal(box: Box, started: Callable[[], None]) -> None:
                 async for _ in signals:
                     tasks.cancel_scope.cancel()
                     break
-        except* ApplianceError as group:
-            raise _first(group) from None
+        except BaseExceptionGroup as group:
+            error = _first(group)
+            if error is None:
+                raise
+            raise error from None
 
 
 def stop(settings: Settings, *, servers: bool) -> int:
@@ -208,9 +211,14 @@ async def _stop_rest(settings: Settings, servers: bool) -> None:
     spawner = make_spawner(settings)
     db = Database(settings.db_url)
     try:
+        try:
+            found = await spawner.list()
+        except EngineDown as error:
+            raise EngineDown("The servers could not be ended, because the container engine does not answer.",
+                             action="Start the engine, or check DOCKER_HOST; then try again.",
+                             evidence=error.evidence) from error
         if db.revision() is not None:
             await db.transact(lambda t: want_all_stopped(t, actor="appliance stop"))
-        found = await spawner.list()
         limiter = anyio.CapacityLimiter(16)
 
         async def end(server_id: str) -> None:
@@ -292,9 +300,9 @@ def _own_address() -> str:
             return "127.0.0.1"
 
 
-def _first(group: BaseExceptionGroup[ApplianceError]) -> ApplianceError:
+def _first(group: BaseExceptionGroup[BaseException]) -> ApplianceError | None:
+    """Return the error that has a sentence, where all of a group is one."""
     error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
-    assert isinstance(error, ApplianceError)
-    return error
+    return error if isinstance(error, ApplianceError) else None

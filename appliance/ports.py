@@ -181,6 +181,7 @@ class ActualServer:
     exit_code: int | None = None
     oom_killed: bool = False
     error: str = ""           # the engine's own words
+    prefix: str = ""          # what the app calls its base URL, where that is known
 
 
 @dataclass(frozen=True)

@@ -284,6 +284,13 @@ def test_first_admins_password_from_the_environment_stays(run: Run, monkeypatch:
     assert not stored("admin")[1], "nobody is there to change it"
 
 
+def test_the_last_admin_cannot_be_deleted(run: Run) -> None:
+    run("user", "add", "ada", "--admin")
+    refused(run("user", "delete", "ada", "--yes"), "ada is the only admin")
+    run("user", "add", "bob", "--admin")
+    assert run("user", "delete", "ada", "--yes").status == 0
+
+
 def test_an_admin_put_back_from_its_home_is_the_admin_again(run: Run) -> None:
     run("user", "add", "admin")
     said = run("user", "ensure-admin")

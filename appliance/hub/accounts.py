@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,12 +13,15 @@ import anyio
 
 from appliance.domain.names import normalize_username
 from appliance.domain.user import Session, User
-from appliance.errors import LoginRefused, NotFound
+from appliance.errors import BadInput, LoginRefused, NotFound
 from appliance.hub.sessions import TOUCH_EVERY_S, Sessions
 from appliance.hub.throttle import Throttle
 from appliance.ports import Authenticator, Identity, LoginRequest
+from appliance.store import events
 from appliance.store import users as store
 from appliance.store.database import Database, Transaction
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,13 @@ class Accounts:
             identity = await self._authenticator.get_authenticated_user(request, data)
         except LoginRefused:
             self._throttle.failed(said, request.address, known)
+            name = said if said.isprintable() else "?"
+            log.warning("Sign-in as %s from %s was refused.", name, request.address)
+            await self._db.transact(lambda t: events.append(
+                t, "sign-in.refused", user_name=name, data={"address": request.address[:64]}))
             raise
         self._throttle.succeeded(said, request.address, known)
+        log.info("%s signed in from %s.", said, request.address)
         user = await self._db.transact(lambda t: _ensure_user(t, identity))
         session, token = await self._sessions.begin(user, origin=origin, address=request.address,
                                                     user_agent=request.user_agent)
@@ -80,6 +89,8 @@ class Accounts:
             self._throttle.failed(user.name, "password page", True)
             raise LoginRefused("That is not your present password.") from error
         self._throttle.succeeded(user.name, "password page", True)
+        if new == old:
+            raise BadInput("That is your present password; choose another one.")
         await self._authenticator.set_password(user.name, new, must_change=False)
 
     async def find_user(self, name: str) -> User | None:

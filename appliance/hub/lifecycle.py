@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 import anyio
 
 from appliance.domain.server import Phase, Server, Wanted
-from appliance.errors import AppAnswersErrors, ApplianceError, AppNeverListened, StopTimeout, Unavailable
+from appliance.errors import AddressChanged, AppAnswersErrors, ApplianceError, AppNeverListened, StopTimeout, Unavailable
 from appliance.hub.changes import Changes
 from appliance.hub.failures import to_failure, why_ended
 from appliance.hub.probe import Probe
 from appliance.hub.routes import Routes
 from appliance.hub.specs import Specs
+from appliance.log import redact
 from appliance.ports import ActualServer, ActualState, Authenticator, Homes, Proxy, Spawner
 from appliance.store import servers as store
 from appliance.store.database import Database
@@ -99,6 +100,8 @@ class Lifecycle:
         if actual is None or actual.start_no != server.start_no or (
                 actual.state not in (ActualState.RUNNING, ActualState.PAUSED)):
             await self.fail(server, await self.why_ended(server, actual))
+        elif actual.prefix and actual.prefix != self.specs.prefix(server):
+            await self.fail(server, AddressChanged())
 
     # -- down --------------------------------------------------------------------------------------------------------
     async def bring_down(self, server: Server) -> None:
@@ -136,7 +139,9 @@ class Lifecycle:
 
     async def fail(self, server: Server, error: ApplianceError) -> None:
         """Settle as FAILED and say why; then remove what is left. Raises EngineDown (a sweep removes it later)."""
-        log.warning("Server %s of %s: %s (%s)", server.id, server.user_name, error.sentence, error.code)
+        evidence = redact(error.evidence).strip()
+        log.warning("%s's server %s failed (%s): %s%s", server.user_name, server.id, error.code, error.action,
+                    f" {evidence[-600:]}" if evidence else "")
         await self.db.transact(lambda t: store.fail(t, server.id, to_failure(error), start_no=server.start_no))
         self.on_step("failed")
         self.changes.notify(server.id)
@@ -156,6 +161,8 @@ class Lifecycle:
         """Write a phase; None if this start is over."""
         entered = await self.db.transact(lambda t: store.enter_phase(
             t, server.id, phase, start_no=server.start_no, deadline_s=deadline_s, url=url, spec_hash=spec_hash))
+        if entered is not None and phase in (Phase.READY, Phase.STOPPED):
+            log.info("%s's server %s is %s.", server.user_name, server.id, phase)
         self.changes.notify(server.id)
         self.on_step(str(phase))
         return entered

@@ -83,6 +83,8 @@ class Reconciler:
                 if first:
                     await adopt_unknown(self._db, self._spawner, self._life.homes)
                     await self._set_all_routes()
+                    for server in await self._db.read(store.up):
+                        self.wake(server.id)
                     first = False
                 if self.problem is not None:
                     log.info("Servers can be started again.")

@@ -33,6 +33,9 @@ class Specs:
             server_id=server.id, start_no=server.start_no, user_name=server.user_name, server_name=server.name,
             uid=server.uid, home=home, prefix=prefix, address=server.address, image=server.image, environment=environment)
 
+    def prefix(self, server: Server) -> str:
+        return self._urls.server(server.user_name, server.name)
+
     def probe_url(self, server: Server) -> str:
         """Return the address that is asked until the app in the server answers."""
         options = self._spawner.options(server.image)

@@ -26,6 +26,7 @@ SPEC = f"{PREFIX}spec"
 IMAGE = f"{PREFIX}image"
 IMAGE_ID = f"{PREFIX}image-id"
 URL = f"{PREFIX}url"
+BASE = f"{PREFIX}prefix"              # what its app calls its base URL
 PROBE = f"{PREFIX}probe"              # a helper of ours, never a server
 
 # What an admin's own options may not say, because each of these opens what the rest of this file closes.
@@ -51,6 +52,7 @@ def labels(
     return {
         NAMESPACE: namespace, BOX: box, SERVER: spec.server_id, START: str(spec.start_no), USER: spec.user_name,
         NAME: spec.server_name, UID: str(spec.uid), SPEC: spec_hash, IMAGE: image, IMAGE_ID: image_id, URL: url,
+        BASE: spec.prefix,
     }
 
 
@@ -189,7 +191,7 @@ def _actual(
             server_id=said[SERVER], start_no=int(said[START]), user_name=said[USER], server_name=said[NAME],
             uid=int(said[UID]), state=state, url=url if listens else "", address=address, image=said.get(IMAGE, ""),
             spec_hash=said.get(SPEC, ""), started_at=started_at, exit_code=exit_code, oom_killed=oom_killed,
-            error=error)
+            error=error, prefix=said.get(BASE, ""))
     except (KeyError, ValueError):
         return None
 

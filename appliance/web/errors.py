@@ -41,6 +41,7 @@ STATUS: dict[type[ApplianceError], int] = {
     errors.AppNeverListened: 500,
     errors.AppAnswersErrors: 500,
     errors.AppGone: 500,
+    errors.AddressChanged: 500,
     errors.StartTimeout: 500,
     errors.StopTimeout: 500,
     errors.HomesUnavailable: 503,

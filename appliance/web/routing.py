@@ -20,11 +20,10 @@ from appliance.errors import (
     NotAdmin,
     NotFound,
     NotSignedIn,
-    Refused,
 )
 from appliance.web import cookies, security
 from appliance.web.errors import of_http, show_error
-from appliance.web.visit import Visit, redirect
+from appliance.web.visit import Visit, redirect, sign_in_by_token
 
 if TYPE_CHECKING:
     from appliance.hub.hub import Hub
@@ -92,7 +91,7 @@ async def _explained(visit: Visit, answer: Awaitable[Response]) -> Response:
 async def _answer(visit: Visit, entry: Entry, public: bool) -> Response:
     if entry.access is Access.UNKNOWN:
         return await entry.handler(visit)
-    by_token = entry.api and await _sign_in_by_token(visit)
+    by_token = entry.api and await sign_in_by_token(visit)
     if public and not by_token:
         tokens = [token for name in cookies.session_names(visit.cookies) for token in visit.cookies[name]]
         visit.session = await visit.hub.sessions.find(tokens[:50])
@@ -104,16 +103,6 @@ async def _answer(visit: Visit, entry: Entry, public: bool) -> Response:
     if changes and not by_token:
         await visit.check_xsrf()
     return await entry.handler(visit)
-
-
-async def _sign_in_by_token(visit: Visit) -> bool:
-    scheme, _, token = visit.request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() not in ("token", "bearer"):
-        return False
-    visit.user = await visit.hub.accounts.token_user(token.strip()) if 0 < len(token) <= 500 else None
-    if visit.user is None:
-        raise Refused("That API token is not valid.", action="Make a new token with “appliance token NAME”.")
-    return True
 
 
 def _check_access(visit: Visit, access: Access) -> None:

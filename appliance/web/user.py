@@ -15,11 +15,11 @@ from starlette.responses import Response
 from appliance.domain.capability import cookie_name, server_id_of_cookie
 from appliance.domain.server import Phase, Server, Wanted
 from appliance.domain.user import Session
-from appliance.errors import ApplianceError, BadInput, ForeignOrigin, NotFound, NotSignedIn, Unavailable
+from appliance.errors import ApplianceError, BadInput, ForeignOrigin, NotFound, NotSignedIn, NotYours, Unavailable
 from appliance.web import words
 from appliance.web.errors import RETRY_AFTER_S, error_json, show_error, status_of
-from appliance.web.servers import prefix_of, read_user_path
-from appliance.web.visit import Visit, redirect
+from appliance.web.servers import prefix_of, read_user_path, server_at
+from appliance.web.visit import Visit, redirect, sign_in_by_token
 
 _RETRY = "appliance-retry"
 _RETRY_MAX_AGE_S = 5
@@ -47,6 +47,8 @@ async def _answer(visit: Visit) -> Response:
         return redirect(canonical, 301 if visit.request.method in ("GET", "HEAD") else 308)
     known = await find_capability(visit, path)
     if known is None:
+        if visit.request.headers.get("authorization", "").lower().startswith(("token ", "bearer ")):
+            return await _to_script(visit, path)
         if not visit.navigates:
             raise NotSignedIn()
         return _to_enter(visit, here)
@@ -55,6 +57,16 @@ async def _answer(visit: Visit) -> Response:
         return await _renew(visit, session, server, here)
     if visit.navigates:
         return _to_enter(visit, here)
+    return not_running(server)
+
+
+async def _to_script(visit: Visit, path: str) -> Response:
+    """Answer a script with an API token, which comes here only while the server does not run."""
+    if not await sign_in_by_token(visit):
+        raise NotSignedIn()
+    server = await server_at(visit.hub, path)
+    if server.user_id != visit.somebody().id:
+        raise NotYours()
     return not_running(server)
 
 

@@ -16,7 +16,7 @@ from appliance.domain.capability import cookie_name
 from appliance.domain.server import Server
 from appliance.domain.urls import Urls, origin_of
 from appliance.domain.user import Session, User
-from appliance.errors import BadInput, BadNext, BodyTooLarge, NotSignedIn
+from appliance.errors import BadInput, BadNext, BodyTooLarge, NotSignedIn, Refused
 from appliance.web import cookies, security
 from appliance.web.cookies import Cookie
 
@@ -189,6 +189,17 @@ class Visit:
 def redirect(target: str, status: int = 302) -> Response:
     """Return a redirect to a path of this box; unlike Starlette's it leaves the query as it came."""
     return Response(status_code=status, headers={"Location": quote(target, safe=_LOCATION_SAFE)})
+
+
+async def sign_in_by_token(visit: Visit) -> bool:
+    """Find the user of an API token; False if none came. Raises Refused for one that is not valid."""
+    scheme, _, token = visit.request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() not in ("token", "bearer"):
+        return False
+    visit.user = await visit.hub.accounts.token_user(token.strip()) if 0 < len(token) <= 500 else None
+    if visit.user is None:
+        raise Refused("That API token is not valid.", action="Make a new token with “appliance token NAME”.")
+    return True
 
 
 def _limited(request: Request) -> Receive:

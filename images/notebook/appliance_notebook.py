@@ -3,7 +3,7 @@ import mimetypes
 import os
 
 from jupyter_server.auth import IdentityProvider, User
-from jupyter_server.base.handlers import FileFindHandler
+from jupyter_server.base.handlers import FileFindHandler, JupyterHandler
 from tornado.web import RequestHandler
 
 
@@ -45,6 +45,10 @@ class LogOut(RequestHandler):
 
     def get(self):
         self.redirect(os.environ.get("JUPYTERHUB_BASE_URL", "/") + "hub/logout")
+
+
+# Jupyter's pages, those of errors too, would hold the token for their scripts; the edge adds it, so no page needs it.
+JupyterHandler.token = ""
 
 
 class Owner(IdentityProvider):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 import pytest
 
@@ -190,6 +192,17 @@ async def test_a_server_removed_behind_the_hubs_back_is_noticed(world: World) ->
         failed = await hub.until(server.id, Phase.FAILED)
         assert failed.failure is not None
         assert failed.failure.code == "app-gone"
+
+
+async def test_a_server_that_believes_in_an_old_address_is_ended_and_told(world: World) -> None:
+    async with world.hub() as hub:
+        server = await hub.start()
+    world.engine.servers[server.id] = replace(world.engine.servers[server.id], prefix="/jupyter/user/alice/")
+    async with world.hub() as hub:
+        failed = await hub.until(server.id, Phase.FAILED)
+        assert failed.failure is not None
+        assert failed.failure.code == "address-changed"
+        await hub.start()
 
 
 async def test_without_the_engine_a_start_fails_with_a_sentence_and_works_later(world: World) -> None:
