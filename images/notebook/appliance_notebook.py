@@ -48,7 +48,8 @@ class LogOut(RequestHandler):
 
 
 # Jupyter's pages, those of errors too, would hold the token for their scripts; the edge adds it, so no page needs it.
-JupyterHandler.token = ""
+_namespace = JupyterHandler.template_namespace
+JupyterHandler.template_namespace = property(lambda handler: _namespace.fget(handler) | {"token": ""})
 
 
 class Owner(IdentityProvider):
