@@ -165,8 +165,9 @@ def run_hub(settings: Settings, *, on_step: Callable[[str], None] = lambda step:
             print(f"The Hub is ready after {time.monotonic() - began_at:.1f} s: {box.shown_url}", flush=True)
 
         anyio.run(_run_until_signal, box, started, backend_options={"use_uvloop": True})
+    command = sys.argv[0] if sys.argv[0].endswith(("appliance", "jupyterhub")) else "appliance"
     print("The Hub has ended. Nobody was interrupted: servers and Traefik go on, and the next Hub adopts them.\n"
-          "To end Traefik too: appliance stop      To end the servers as well: appliance stop --servers", flush=True)
+          f"To end Traefik too: {command} stop      To end the servers as well: {command} stop --servers", flush=True)
     return 0
 
 
