@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -150,6 +151,7 @@ def make_proxy(settings: Settings, hub_secret: str) -> Proxy:
 def run_hub(settings: Settings, *, on_step: Callable[[str], None] = lambda step: None) -> int:
     """Run the Hub in the foreground until SIGINT or SIGTERM; ends no server and no connection. Returns the status."""
     log.setup(settings.log_level)
+    _give_memory_back()
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     began_at = time.monotonic()
     with HubLock(settings.state_dir / "hub.json") as lock:
@@ -289,6 +291,17 @@ def _listen(host: str, port: int) -> socket.socket:
         raise Misconfigured(f"The Hub cannot listen on {host}, port {port}: {error.strerror}.",
                             action="Choose another c.JupyterHub.hub_port, or end what uses this one.") from error
     return sock
+
+
+def _give_memory_back() -> None:
+    """Keep glibc from hoarding: passwords' hashes take 19 MB each, and each thread would keep an arena of its own.
+
+    Measured: 79 MB kept after forty hashes in four threads, else 1; after load on all pages 93 MB in all, with two arenas 87.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD, fixed, instead of growing with what is freed
+        libc.mallopt(-8, 2)        # M_ARENA_MAX
 
 
 def _own_address() -> str:

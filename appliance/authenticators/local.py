@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import secrets
 import unicodedata
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, TypeVar
 
 import anyio
@@ -62,7 +60,6 @@ class AccountsAuthenticator(OpenAuthenticator):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._limiter = anyio.CapacityLimiter(2)  # 19 MB of memory each while they hash
-        _give_memory_back()
 
     async def authenticate(self, request: LoginRequest, data: Mapping[str, str]) -> str | dict[str, Any] | None:
         """Check a name and a password; a name that does not exist takes as long as a wrong password."""
@@ -117,9 +114,3 @@ def _verify(hashed: str, password: str) -> bool:
         return HASHER.verify(hashed, password)
     except (VerificationError, InvalidHashError, UnicodeEncodeError):
         return False
-
-
-def _give_memory_back() -> None:
-    """Keep glibc from keeping each hash's memory in each thread's arena: measured 79 MB after four threads, else 1."""
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD, fixed, instead of growing with what is freed
