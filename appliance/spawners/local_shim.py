@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import time
+import warnings  # noqa: F401 (os.execvpe imports it, when the user may not be allowed to read where Python is)
 from typing import Any
 
 _PR_SET_CHILD_SUBREAPER = 36

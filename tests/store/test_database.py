@@ -4,6 +4,7 @@ import hashlib
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,8 @@ def test_the_original_jupyterhubs_database_is_refused_untouched(tmp_path: Path) 
             connection.execute(f"CREATE TABLE {table} (id INTEGER)")
     connection.close()
     before = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(Misconfigured, match="original JupyterHub") as refusal:
-        Database(str(path)).ensure_current()
+    with closing(Database(str(path))) as db, pytest.raises(Misconfigured, match="original JupyterHub") as refusal:
+        db.ensure_current()
     assert "--db" in refusal.value.action
     assert hashlib.sha256(path.read_bytes()).hexdigest() == before
 
@@ -64,8 +65,8 @@ def test_another_programs_database_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "x.sqlite") as connection:
         connection.execute("CREATE TABLE recipes (id INTEGER)")
     connection.close()
-    with pytest.raises(Misconfigured, match="another program"):
-        Database(str(tmp_path / "x.sqlite")).ensure_current()
+    with closing(Database(str(tmp_path / "x.sqlite"))) as db, pytest.raises(Misconfigured, match="another program"):
+        db.ensure_current()
 
 
 @pytest.mark.parametrize("url", ["mysql://a/b", "nonsense://", "sqlite://"])
@@ -75,8 +76,9 @@ def test_other_databases_are_refused_with_a_sentence(url: str) -> None:
 
 
 def test_a_database_that_cannot_be_opened_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match="cannot be opened"):
-        Database(f"sqlite:///{tmp_path}/no/such/folder/x.sqlite").revision()
+    db = Database(f"sqlite:///{tmp_path}/no/such/folder/x.sqlite")
+    with closing(db), pytest.raises(Misconfigured, match="cannot be opened"):
+        db.revision()
 
 
 def test_a_migration_leaves_alembic_out_of_the_hubs_process(tmp_path: Path) -> None:
