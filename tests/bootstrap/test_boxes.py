@@ -9,40 +9,22 @@ import time
 from pathlib import Path
 
 import pytest
+from fresh_box import ensure_bare_image
 
 CLONE = Path(__file__).parents[2]
 AUTHORITIES = "/usr/local/share/ca-certificates"
 PASSWORD = "three words suffice"
-pytestmark = pytest.mark.box
+pytestmark = pytest.mark.bare
 
 
 def run(*words, stdin=None, timeout_s=120, **options):
     return subprocess.run(words, check=True, input=stdin, stdout=subprocess.PIPE, timeout=timeout_s, **options).stdout
 
 
-def ensure_box_image(suite, folder):
-    tag = f"appliance-test/box-{suite}"
-    if subprocess.run(["docker", "image", "inspect", tag], capture_output=True).returncode:
-        options = []
-        if suite == "noble":
-            # Debian 12 has no package with Ubuntu's key; the Debian of our base image has.
-            keyring = folder / "ubuntu.gpg"
-            keyring.write_bytes(run(
-                "docker", "run", "--rm", "appliance/base:latest", "sh", "-ec",
-                "{ apt-get update; apt-get install -y --no-install-recommends ubuntu-keyring; } >&2; "
-                "cat /usr/share/keyrings/ubuntu-archive-keyring.gpg", stderr=subprocess.DEVNULL))
-            options = [f"--keyring={keyring}", "--components=main,universe"]
-        tar = folder / "box.tar"
-        run("mmdebstrap", "--quiet", "--variant=minbase", "--include=apt,ca-certificates", *options, suite, tar, timeout_s=600)
-        run("docker", "import", tar, tag)
-        tar.unlink()
-    return tag
-
-
 @pytest.fixture(params=["bookworm", "trixie", "noble"])
-def box(request, tmp_path):
+def box(request):
     """The name of a running bare box with a clone in /opt/clone."""
-    image, name = ensure_box_image(request.param, tmp_path), f"appliance-test-box-{request.param}"
+    image, name = ensure_bare_image(request.param), f"appliance-test-box-{request.param}"
     subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True)
     run("docker", "run", "--detach", "--name", name, "--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE",
         "--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined",
