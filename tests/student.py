@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import time
 import uuid
 from contextlib import ExitStack
@@ -20,12 +21,14 @@ SCRIPT = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty", 
 
 
 class Student:
-    """Nothing is sent before a method is called. Close it, or use `with`."""
+    """Nothing is sent before a method is called. Close it, or use `with`. authority: a PEM certificate to trust as well."""
 
-    def __init__(self, url: str, name: str, password: str) -> None:
+    def __init__(self, url: str, name: str, password: str, *, authority: str = "") -> None:
         self.url, self.name, self.password = url, name, password
         self.prefix = f"/user/{quote(name)}/"
-        self.client = httpx.Client(base_url=url, timeout=PATIENCE_S, follow_redirects=True, trust_env=False)
+        self.tls = ssl.create_default_context(cadata=authority or None) if url.startswith("https:") else None
+        self.client = httpx.Client(base_url=url, timeout=PATIENCE_S, follow_redirects=True, trust_env=False,
+                                   verify=self.tls or True)
         self._kernel: Kernel | None = None
 
     def __enter__(self) -> Student:
@@ -186,7 +189,7 @@ class Kernel:
         return self._open.enter_context(connect(
             f"{self.student.url.replace('http', 'ws', 1)}{path}", origin=self.student.url,  # type: ignore[arg-type]
             additional_headers={"Cookie": self.student.cookie_header(path)}, proxy=None, compression=None, max_size=None,
-            open_timeout=PATIENCE_S, ping_interval=None))
+            open_timeout=PATIENCE_S, ping_interval=None, ssl=self.student.tls))
 
     def __enter__(self) -> Kernel:
         return self
