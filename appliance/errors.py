@@ -7,11 +7,12 @@
     │   └── BodyTooLarge
     ├── Refused             the visitor may not do this
     │   ├── NotSignedIn  LoginRefused  LoginThrottled  BadXsrf  ForeignOrigin  NotYours  NotAdmin
+    │   ├── Archived        the account is put away
     │   └── MustChangePassword
     ├── NotFound            there is no such user, server, page
     ├── StartFailed         a server could not start or ended by itself
     │   ├── ImageMissing  ImageNotAllowed  ImageBroken
-    │   ├── OutOfMemory  DiskFull  NoAddress  BoxFull
+    │   ├── OutOfMemory  DiskFull  HomeFull  NoAddress  BoxFull
     │   ├── AppExited  AppNeverListened  AppAnswersErrors  AppGone  AddressChanged
     │   ├── StartTimeout  StopTimeout
     │   ├── HomesUnavailable
@@ -133,6 +134,12 @@ class NotAdmin(Refused):
     action = "Sign in with an admin's account."
 
 
+class Archived(Refused):
+    code = "archived"
+    sentence = "This account is archived: its files are kept, but nobody can use it."
+    action = "Bring it back with “appliance user unarchive NAME”."
+
+
 class MustChangePassword(Refused):
     code = "must-change-password"
     sentence = "Please choose a password of your own first."
@@ -180,6 +187,12 @@ class DiskFull(StartFailed):
     code = "disk-full"
     sentence = "The disk of this box is full, so your server could not start. Your saved files are safe."
     action = "Free space on the box: old images, logs and archives first."
+
+
+class HomeFull(StartFailed):
+    code = "home-full"
+    sentence = "Your home has reached its limit, and your server could not go on without writing to it. Nothing is lost."
+    action = "Delete files in this student's home, or raise the limit (BtrfsHomes.quota)."
 
 
 class NoAddress(StartFailed):

@@ -12,6 +12,8 @@ from appliance.errors import BadName
 
 MAX_LENGTH = 64
 PUNCTUATION = frozenset("._-@")
+SMOKE_USER = "smoke-test"    # the box's own account, for its test of itself; nobody else's
+GROUP_PUNCTUATION = frozenset(" ._-@+()")
 # Letters of other scripts that look like a Latin one: a name made of nothing else is a look-alike of a Latin name.
 _LATIN_TWINS = frozenset("аеорсухіјѕԁһԛԝьгкмнтвαοριυνκ")
 
@@ -49,6 +51,37 @@ def validate_username(name: str) -> str:
 def validate_servername(name: str) -> str:
     """Return `name` of a named server ("" is the default one). Raises BadName."""
     return validate_username(name) if name else ""
+
+
+def validate_new_username(name: str) -> str:
+    """As validate_username, for an account that a person is to have. Raises BadName for a name the box keeps for itself."""
+    name = validate_username(name)
+    if name == SMOKE_USER:
+        raise BadName(f"The name {SMOKE_USER} is kept for the box's test of itself; choose another one.")
+    return name
+
+
+def validate_display_name(name: str) -> str:
+    """Return what a person is called, in one spelling, without needless blanks; it may be empty. Raises BadName."""
+    name = " ".join(unicodedata.normalize("NFC", name).split())
+    if len(name) > 2 * MAX_LENGTH:
+        raise BadName(f"A display name has at most {2 * MAX_LENGTH} characters.")
+    for char in name:
+        if unicodedata.category(char)[0] == "C" and char not in "\u200c\u200d":   # the two that some scripts need
+            raise BadName("A display name cannot contain control characters.")
+    return name
+
+
+def validate_groupname(name: str) -> str:
+    """Return a group's name, in one spelling. Raises BadName."""
+    name = " ".join(unicodedata.normalize("NFC", name).split())
+    if not 0 < len(name) <= MAX_LENGTH:
+        raise BadName(f"A group's name has at least one and at most {MAX_LENGTH} characters.")
+    for char in name:
+        if unicodedata.category(char)[0] not in "LMN" and char not in GROUP_PUNCTUATION:
+            raise BadName(f"A group's name cannot contain {_describe(char)}; "
+                          "use letters, digits, blanks and any of . _ - @ + ( ).")
+    return name
 
 
 def quote_name(name: str) -> str:

@@ -17,6 +17,19 @@ class User:
     last_activity_at: datetime | None
     must_change_password: bool = False
     deleted: bool = False
+    display_name: str = ""
+    archived: bool = False       # cannot sign in and runs nothing; files and name stay
+
+    @property
+    def shown_name(self) -> str:
+        return self.display_name or self.name
+
+
+@dataclass(frozen=True)
+class Group:
+    id: int
+    name: str
+    members: tuple[str, ...]     # names of users
 
 
 @dataclass(frozen=True)

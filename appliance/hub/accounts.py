@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,11 +13,11 @@ import anyio
 
 from appliance.domain.names import normalize_username
 from appliance.domain.user import Session, User
-from appliance.errors import BadInput, LoginRefused, NotFound
+from appliance.errors import Archived, BadInput, LoginRefused, NotFound
 from appliance.hub.sessions import TOUCH_EVERY_S, Sessions
 from appliance.hub.throttle import Throttle
 from appliance.ports import Authenticator, Identity, LoginRequest
-from appliance.store import events
+from appliance.store import events, groups
 from appliance.store import users as store
 from appliance.store.database import Database, Transaction
 
@@ -74,8 +74,8 @@ class Accounts:
                 t, "sign-in.refused", user_name=name, data={"address": request.address[:64]}))
             raise
         self._throttle.succeeded(said, request.address, known)
-        log.info("%s signed in from %s.", said, request.address)
         user = await self._db.transact(lambda t: _ensure_user(t, identity))
+        log.info("%s signed in from %s.", said, request.address)
         session, token = await self._sessions.begin(user, origin=origin, address=request.address,
                                                     user_agent=request.user_agent)
         return SignedIn(session, token, self._device_mark(said))
@@ -96,9 +96,16 @@ class Accounts:
     async def find_user(self, name: str) -> User | None:
         return await self._db.read(lambda t: store.find(t, name))
 
-    async def page(self, *, search: str = "", up: bool = False, offset: int = 0, limit: int = 100) -> tuple[list[User], int]:
-        """Return some users by name and how many there are in all. up: only those with a server that is not stopped."""
-        return await self._db.read(lambda t: store.page(t, search=search, up=up, offset=offset, limit=limit))
+    async def page(self, *, search: str = "", up: bool = False, archived: bool = False, offset: int = 0,
+                   limit: int = 100) -> tuple[list[User], int]:
+        """Return some users by name and how many there are in all. up: only those with a server that is not stopped.
+        archived: these alone, who else are left out."""
+        return await self._db.read(lambda t: store.page(
+            t, search=search, up=up, archived=archived, offset=offset, limit=limit))
+
+    async def groups_of(self, users: Sequence[User]) -> Mapping[int, tuple[str, ...]]:
+        """Return the names of the groups of each of these users who is in one, by the user's id."""
+        return await self._db.read(lambda t: groups.of_users(t, [user.id for user in users]))
 
     async def token_user(self, token: str) -> User | None:
         """Return the user of an API token, None if it is unknown or has expired."""
@@ -116,6 +123,8 @@ class Accounts:
 
 def _ensure_user(t: Transaction, identity: Identity) -> User:
     user = store.find(t, identity.name) or store.add(t, identity.name, actor=identity.name)
+    if user.archived:   # where passwords are kept elsewhere
+        raise LoginRefused(Archived.sentence)
     if identity.admin is not None:
         store.set_admin(t, user.id, identity.admin)
     refreshed = store.get(t, user.id)

@@ -57,7 +57,7 @@ def _ensure_user(t: Transaction, home: Home) -> None:
 
 def _adopt(t: Transaction, server: ActualServer) -> bool:
     user = users.find(t, server.user_name)
-    if user is None or user.uid != server.uid or servers.find(t, user.id, server.server_name) is not None:
+    if user is None or user.archived or user.uid != server.uid or servers.find(t, user.id, server.server_name) is not None:
         return False
     if server.address and server.address in servers.addresses_in_use(t):
         return False

@@ -49,12 +49,29 @@ class UserRow(Base):
     deleted_at: Mapped[datetime | None]
     password_hash: Mapped[str | None] = mapped_column(Text)
     must_change_password: Mapped[bool] = mapped_column(default=False)
+    display_name: Mapped[str] = mapped_column(default="", server_default="")
+    archived_at: Mapped[datetime | None]
+    roster_hash: Mapped[str | None] = mapped_column(Text)   # of the last password that a roster gave
 
     __table_args__ = (
         # a deleted user's row stays, because its uid and its home do; the name is free again
         Index("uq_users_name_live", "name", unique=True,
               sqlite_where=text("deleted_at IS NULL"), postgresql_where=text("deleted_at IS NULL")),
     )
+
+
+class GroupRow(Base):
+    __tablename__ = "groups"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+
+
+class UserGroupRow(Base):
+    __tablename__ = "user_groups"
+
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), primary_key=True)
+    group_id: Mapped[int] = mapped_column(ForeignKey("groups.id"), primary_key=True, index=True)
 
 
 class SessionRow(Base):

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Transaction
 
 from appliance.domain.server import Failure, Phase, Server, Wanted
-from appliance.errors import NoAddress, NotFound
+from appliance.errors import Archived, NoAddress, NotFound
 from appliance.store import events
 from appliance.store.rows import ServerRow, UserRow
 
@@ -79,7 +79,7 @@ def want_running(t: Transaction, user_id: int, name: str, *, image: str, address
     """Want a server running; one that already is, or is on its way, is left as it is.
 
     addresses: every address a server may get, in order; a new server takes the first free one. Raises NoAddress,
-    NotFound for a deleted user.
+    NotFound for a deleted user, Archived for an archived one.
     """
     row = t.scalar(select(ServerRow).where(ServerRow.user_id == user_id, ServerRow.name == name).with_for_update())
     now = datetime.now(UTC)
@@ -87,6 +87,7 @@ def want_running(t: Transaction, user_id: int, name: str, *, image: str, address
         user = t.get(UserRow, user_id)
         if user is None or user.deleted_at is not None:
             raise NotFound("There is no such user.")
+        _refuse_archived(user)
         row = ServerRow(id=new_id(), user_id=user_id, name=name, address=_free_address(t, addresses), wanted=Wanted.STOPPED,
                         phase=Phase.STOPPED, start_no=0, phase_at=now, url="", image="", spec_hash="", failure_code="",
                         failure_sentence="", failure_action="", failure_evidence="")
@@ -94,6 +95,7 @@ def want_running(t: Transaction, user_id: int, name: str, *, image: str, address
         t.add(row)
     elif row.wanted == Wanted.RUNNING:
         return to_server(row)
+    _refuse_archived(row.user)
     row.wanted = Wanted.RUNNING
     row.image = image
     row.started_at = now
@@ -188,6 +190,11 @@ def delete(t: Transaction, server_id: str) -> None:
 
 def addresses_in_use(t: Transaction) -> Sequence[str | None]:
     return t.scalars(select(ServerRow.address)).all()
+
+
+def _refuse_archived(user: UserRow) -> None:
+    if user.archived_at is not None:
+        raise Archived()
 
 
 def _free_address(t: Transaction, addresses: Iterable[str]) -> str | None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session as Transaction
 from appliance.domain.user import Session
 from appliance.store import events
 from appliance.store.rows import SessionRow, UserRow
-from appliance.store.users import to_user
+from appliance.store.users import can_enter, to_user
 
 
 def to_session(row: SessionRow) -> Session:
@@ -36,7 +36,7 @@ def add(t: Transaction, session_id: str, user_id: int, *, origin: str, address: 
 def find(t: Transaction, session_id: str) -> Session | None:
     """Return a session that lives."""
     row = t.get(SessionRow, session_id)
-    if row is None or row.expires_at <= datetime.now(UTC) or row.user.deleted_at is not None:
+    if row is None or row.expires_at <= datetime.now(UTC) or not can_enter(row.user):
         return None
     return to_session(row)
 
@@ -44,7 +44,7 @@ def find(t: Transaction, session_id: str) -> Session | None:
 def of_user(t: Transaction, user_id: int) -> list[Session]:
     rows = t.scalars(select(SessionRow).where(SessionRow.user_id == user_id, SessionRow.expires_at > datetime.now(UTC))
                      .order_by(SessionRow.created_at))
-    return [to_session(row) for row in rows if row.user.deleted_at is None]
+    return [to_session(row) for row in rows if can_enter(row.user)]
 
 
 def touch(t: Transaction, session_id: str) -> None:

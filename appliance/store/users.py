@@ -7,10 +7,11 @@ import hmac
 import secrets
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session as Transaction
 
+from appliance.domain.names import SMOKE_USER
 from appliance.domain.server import Phase, Wanted
 from appliance.domain.user import ApiToken, User
 from appliance.errors import BadOption, Exists, NotFound
@@ -23,7 +24,12 @@ TOKEN_PREFIX_LENGTH = 8
 
 def to_user(row: UserRow) -> User:
     return User(row.id, row.name, row.uid, row.admin, row.created_at, row.last_activity_at,
-                row.must_change_password, row.deleted_at is not None)
+                row.must_change_password, row.deleted_at is not None, row.display_name, row.archived_at is not None)
+
+
+def can_enter(row: UserRow) -> bool:
+    """Say whether a session or token of this user still opens anything."""
+    return row.deleted_at is None and row.archived_at is None
 
 
 def find(t: Transaction, name: str) -> User | None:
@@ -40,11 +46,17 @@ def list_all(t: Transaction) -> list[User]:
     return [to_user(row) for row in t.scalars(select(UserRow).where(UserRow.deleted_at.is_(None)).order_by(UserRow.name))]
 
 
-def page(t: Transaction, *, search: str = "", up: bool = False, offset: int = 0, limit: int = 100) -> tuple[list[User], int]:
-    """Return some users by name and how many there are in all. up: only those with a server that is not stopped."""
-    query = select(UserRow).where(UserRow.deleted_at.is_(None))
+def page(t: Transaction, *, search: str = "", up: bool = False, archived: bool = False, offset: int = 0,
+         limit: int = 100) -> tuple[list[User], int]:
+    """Return some people by name and how many there are in all; the box's own account is none.
+
+    up: only those with a server that is not stopped. archived: these alone, who else are left out.
+    """
+    query = select(UserRow).where(UserRow.deleted_at.is_(None), UserRow.name != SMOKE_USER,
+                                  UserRow.archived_at.is_not(None) if archived else UserRow.archived_at.is_(None))
     if search:
-        query = query.where(UserRow.name.contains(search, autoescape=True))
+        query = query.where(or_(UserRow.name.contains(search, autoescape=True),
+                                func.lower(UserRow.display_name).contains(search, autoescape=True)))
     if up:
         query = query.where(UserRow.id.in_(select(ServerRow.user_id).where(ServerRow.phase.not_in(Phase.down()))))
     total = t.scalar(select(func.count()).select_from(query.subquery())) or 0
@@ -62,10 +74,11 @@ def uid_taken(t: Transaction, uid: int) -> bool:
 
 def add(t: Transaction, name: str, *, admin: bool = False, actor: str = "hub", uid: int | None = None) -> User:
     """Add a user of a validated name. uid: given only when rebuilding from homes. Raises Exists."""
-    if _live(t, name) is not None:
-        raise Exists(f"There is already a user {name}.")
+    there = _live(t, name)
+    if there is not None:
+        raise Exists(f"There is already a user {name}{', archived' if there.archived_at else ''}.")
     row = UserRow(name=name, uid=next_uid(t) if uid is None else uid, admin=admin, created_at=datetime.now(UTC),
-                  must_change_password=False)
+                  must_change_password=False, display_name="")
     t.add(row)
     try:
         t.flush()
@@ -84,37 +97,77 @@ def set_admin(t: Transaction, user_id: int, admin: bool) -> None:
         events.append(t, "user.admin", user_name=row.name, data={"admin": admin})
 
 
+def set_display_name(t: Transaction, user_id: int, display_name: str) -> None:
+    t.get_one(UserRow, user_id).display_name = display_name
+
+
+def archive(t: Transaction, name: str, *, actor: str = "hub") -> bool:
+    """Put an account away: its sessions end, its servers are wanted stopped, it cannot sign in; all else stays.
+
+    Return whether it was not yet. Raises NotFound.
+    """
+    row = _named(t, name)
+    if row.archived_at is not None:
+        return False
+    row.archived_at = datetime.now(UTC)
+    _end_presence(t, row)
+    events.append(t, "user.archived", actor=actor, user_name=name)
+    t.flush()
+    return True
+
+
+def unarchive(t: Transaction, name: str, *, actor: str = "hub") -> bool:
+    """Return whether it was archived. Raises NotFound."""
+    row = _named(t, name)
+    if row.archived_at is None:
+        return False
+    row.archived_at = None
+    events.append(t, "user.unarchived", actor=actor, user_name=name)
+    return True
+
+
 def delete(t: Transaction, name: str, *, actor: str = "hub") -> User:
     """Take an account away: sessions and tokens end, servers are wanted stopped. Home and uid stay. Raises NotFound."""
-    row = _live(t, name)
-    if row is None:
-        raise NotFound(f"There is no user {name}.")
+    row = _named(t, name)
     row.deleted_at = datetime.now(UTC)
-    row.password_hash = None
-    for session in t.scalars(select(SessionRow).where(SessionRow.user_id == row.id)):
-        t.delete(session)
+    row.password_hash = row.roster_hash = None
+    _end_presence(t, row)
     for token in t.scalars(select(ApiTokenRow).where(ApiTokenRow.user_id == row.id)):
         t.delete(token)
-    for server in t.scalars(select(ServerRow).where(ServerRow.user_id == row.id)):
-        server.wanted = Wanted.STOPPED
-        if server.phase == Phase.QUEUED:
-            server.phase = Phase.STOPPED
     events.append(t, "user.deleted", actor=actor, user_name=name)
     t.flush()
     return to_user(row)
 
 
+def _end_presence(t: Transaction, row: UserRow) -> None:
+    for session in t.scalars(select(SessionRow).where(SessionRow.user_id == row.id)):
+        t.delete(session)
+    for server in t.scalars(select(ServerRow).where(ServerRow.user_id == row.id)):
+        server.wanted = Wanted.STOPPED
+        if server.phase == Phase.QUEUED:
+            server.phase = Phase.STOPPED
+
+
 def get_password(t: Transaction, name: str) -> tuple[str, bool] | None:
+    """None also for an archived account, which has one but cannot sign in."""
     row = _live(t, name)
-    return (row.password_hash, row.must_change_password) if row and row.password_hash else None
+    return (row.password_hash, row.must_change_password) if row and row.password_hash and can_enter(row) else None
 
 
-def set_password(t: Transaction, name: str, hashed: str, *, must_change: bool, actor: str = "hub") -> None:
-    row = _live(t, name)
-    if row is None:
-        raise NotFound(f"There is no user {name}.")
+def set_password(t: Transaction, name: str, hashed: str | None, *, must_change: bool, actor: str = "hub",
+                 by_roster: bool = False) -> None:
+    """hashed: None takes the password away. by_roster: remember it as the last one that a roster gave. Raises NotFound."""
+    row = _named(t, name)
     row.password_hash, row.must_change_password = hashed, must_change
+    if by_roster:
+        row.roster_hash = hashed
     events.append(t, "user.password", actor=actor, user_name=name)
+
+
+def roster_hashes(t: Transaction) -> dict[str, str]:
+    """Return what a roster's password is compared with, by name: the last one a roster gave, else the present one."""
+    rows = t.execute(select(UserRow.name, UserRow.roster_hash, UserRow.password_hash).where(UserRow.deleted_at.is_(None)))
+    return {name: hashed for name, given, present in rows if (hashed := given or present)}
 
 
 def next_uid(t: Transaction) -> int:
@@ -131,9 +184,7 @@ def next_uid(t: Transaction) -> int:
 # -- API tokens: only a salted hash is kept, found by an indexed prefix ------------------------------------------------
 def create_token(t: Transaction, name: str, note: str, expires_in_s: int | None) -> str:
     """Return a new token, 64 hex characters; it is not kept and cannot be shown again. Raises NotFound, BadOption."""
-    row = _live(t, name)
-    if row is None:
-        raise NotFound(f"There is no user {name}.")
+    row = _named(t, name)
     if expires_in_s is not None and not 0 < expires_in_s <= 10 * 365 * 86_400:
         raise BadOption("A token lives for at least one second and at most ten years; leave the time out for no end.")
     now = datetime.now(UTC)
@@ -154,7 +205,7 @@ def find_by_token(t: Transaction, token: str) -> ApiToken | None:
         salt = row.hashed.partition(":")[0]
         if not hmac.compare_digest(row.hashed, _hash_token(token, salt)):
             continue
-        if row.user.deleted_at is None and (row.expires_at is None or row.expires_at > now):
+        if can_enter(row.user) and (row.expires_at is None or row.expires_at > now):
             return ApiToken(row.id, to_user(row.user), row.note, row.created_at, row.expires_at, row.last_used_at)
     return None
 
@@ -172,6 +223,13 @@ def _hash_token(token: str, salt: str = "") -> str:
 
 def _live(t: Transaction, name: str) -> UserRow | None:
     return t.scalar(select(UserRow).where(UserRow.name == name, UserRow.deleted_at.is_(None)))
+
+
+def _named(t: Transaction, name: str) -> UserRow:
+    row = _live(t, name)
+    if row is None:
+        raise NotFound(f"There is no user {name}.")
+    return row
 
 
 def reserve_uid(t: Transaction, uid: int) -> None:

@@ -25,6 +25,7 @@ PAGE_SIZE = 100
 @dataclass(frozen=True)
 class Line:
     user: User
+    groups: tuple[str, ...]
     server_name: str
     state: str
     phase: Phase
@@ -38,11 +39,12 @@ class Line:
 class AdminPage(Page):
     lines: list[Line]
     search: str
-    only: str                      # "" or "running"
+    only: str                      # "", "running" or "archived"
     number: int                    # of this page, from 1
     pages: int
     found: int
     users: int
+    archived: int
     running: int
     problems: list[ApplianceError]
     here: str                      # path and query of this very list
@@ -50,19 +52,25 @@ class AdminPage(Page):
 
 async def admin(visit: Visit) -> Response:
     query = visit.request.query_params
-    search, only = query.get("q", "")[:64].strip(), "running" if query.get("only") == "running" else ""
+    search, only = query.get("q", "")[:64].strip(), query.get("only", "")
+    only = only if only in ("running", "archived") else ""
     accounts, wanted = visit.hub.accounts, query.get("page", "1")
     number = max(1, int(wanted) if wanted.isdecimal() and len(wanted) < 6 else 1)
-    users, found = await accounts.page(search=search.lower(), up=bool(only), offset=(number - 1) * PAGE_SIZE, limit=PAGE_SIZE)
+    users, found = await accounts.page(search=search.lower(), up=only == "running", archived=only == "archived",
+                                       offset=(number - 1) * PAGE_SIZE, limit=PAGE_SIZE)
     pages = max(1, -(-found // PAGE_SIZE))
     if number > pages:
         return redirect(visit.hub_url("admin", q=search, only=only, page=str(pages)))
     _, everybody = await accounts.page(limit=0)
+    _, archived = await accounts.page(archived=True, limit=0)
+    groups = await accounts.groups_of(users)
     shown = _pair(users, await visit.hub.servers.of_users(users), only)
     usages = await asyncio.gather(*(_usage(visit, server) for _, server in shown))
     return render(visit, "admin.html", AdminPage(
-        lines=[_line(user, server, usage) for (user, server), usage in zip(shown, usages, strict=True)],
+        lines=[_line(user, groups.get(user.id, ()), server, usage)
+               for (user, server), usage in zip(shown, usages, strict=True)],
         search=search, only=only, number=number, pages=pages, found=found, users=everybody,
+        archived=archived,
         running=await visit.hub.servers.count_ready(), problems=visit.hub.problems(),
         here=visit.hub_url("admin", q=search, only=only, page=str(number) if number > 1 else ""),
     ))
@@ -78,7 +86,7 @@ def _pair(users: Sequence[User], servers: Sequence[Server], only: str) -> list[t
         own = sorted(by_user.get(user.id, []), key=lambda server: server.name)
         missing: list[Server | None] = [] if any(server.name == "" for server in own) else [None]
         found += [(user, server) for server in [*missing, *own]]
-    if only:
+    if only == "running":
         found = [(user, server) for user, server in found if server and server.phase not in Phase.down()]
     return found
 
@@ -87,11 +95,11 @@ async def _usage(visit: Visit, server: Server | None) -> Usage | None:
     return await usage_of(visit, server) if server else None
 
 
-def _line(user: User, server: Server | None, usage: Usage | None) -> Line:
+def _line(user: User, groups: tuple[str, ...], server: Server | None, usage: Usage | None) -> Line:
     if server is None:
-        return Line(user, "", words.STATES[Phase.STOPPED], Phase.STOPPED, None, user.last_activity_at, None, None)
+        return Line(user, groups, "", words.STATES[Phase.STOPPED], Phase.STOPPED, None, user.last_activity_at, None, None)
     return Line(
-        user, server.name, words.STATES[words.shown_phase(server)], words.shown_phase(server), server.phase_at,
+        user, groups, server.name, words.STATES[words.shown_phase(server)], words.shown_phase(server), server.phase_at,
         server.last_activity_at or user.last_activity_at, usage,
         server.failure if server.phase is Phase.FAILED else None)
 

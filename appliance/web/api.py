@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 
 from starlette.responses import JSONResponse, Response
@@ -39,7 +40,8 @@ async def list_users(visit: Visit) -> Response:
     servers: dict[int, list[Server]] = {}
     for server in await visit.hub.servers.of_users(users):
         servers.setdefault(server.user_id, []).append(server)
-    items = [user_model(visit, user, servers.get(user.id, [])) for user in users]
+    groups = await visit.hub.accounts.groups_of(users)
+    items = [user_model(visit, user, servers.get(user.id, []), groups.get(user.id, ())) for user in users]
     if "application/jupyterhub-pagination+json" not in visit.request.headers.get("accept", ""):
         return JSONResponse(items)
     after = offset + len(items)
@@ -137,15 +139,16 @@ async def _options(visit: Visit) -> dict[str, object]:
 # -- JupyterHub's shapes -----------------------------------------------------------------------------------------------
 async def _user_model(visit: Visit, user: User) -> dict[str, object]:
     server = await visit.hub.servers.view(user.name)
-    return user_model(visit, user, [server] if server else [])
+    groups = await visit.hub.accounts.groups_of([user])
+    return user_model(visit, user, [server] if server else [], groups.get(user.id, ()))
 
 
-def user_model(visit: Visit, user: User, servers: list[Server]) -> dict[str, object]:
+def user_model(visit: Visit, user: User, servers: list[Server], groups: Sequence[str]) -> dict[str, object]:
     active = {server.name: server_model(visit, server) for server in servers
               if server.phase not in (Phase.STOPPED, Phase.FAILED)}
     default = active.get("", {})
     return {
-        "kind": "user", "name": user.name, "admin": user.admin, "groups": [],
+        "kind": "user", "name": user.name, "admin": user.admin, "groups": list(groups),
         "roles": ["admin", "user"] if user.admin else ["user"],
         "created": _time(user.created_at), "last_activity": _time(user.last_activity_at),
         "server": default.get("url") if default.get("ready") else None, "pending": default.get("pending"),

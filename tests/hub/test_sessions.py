@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from appliance.domain.server import Phase
 from appliance.errors import LoginRefused, LoginThrottled, NotYours
 from appliance.ports import LoginRequest
 from appliance.store import sessions as store
+from appliance.store import users
 from hub.conftest import KEY, World
 
 pytestmark = [pytest.mark.unit, pytest.mark.anyio]
@@ -106,3 +108,17 @@ async def test_the_same_words_whichever_half_was_wrong(world: World) -> None:
             sentences.add(refusal.value.sentence)
         assert len(sentences) == 1
         assert KEY.decode() not in sentences.pop()
+
+
+async def test_an_archived_account_cannot_sign_in_and_its_server_ends(world: World) -> None:
+    async with world.hub() as hub:
+        server = await hub.start("alice")
+        session = await hub.session("alice")
+        await world.db.transact(lambda t: users.archive(t, "alice"))   # as the command line does, beside the Hub
+        await hub.until(server.id, Phase.STOPPED)
+        assert await hub.sessions.list(session.user) == []
+        with pytest.raises(LoginRefused, match="archived"):
+            await hub.session("alice")
+        await world.db.transact(lambda t: users.unarchive(t, "alice"))
+        await hub.session("alice")
+        await hub.start("alice")

@@ -34,6 +34,7 @@ class FakeAccounts:
         self.users: dict[str, User] = {}
         self.passwords: dict[str, str] = {}
         self.tokens: dict[str, str] = {}
+        self.groups: dict[str, tuple[str, ...]] = {}
         self.requests: list[LoginRequest] = []
         self.origins: list[str] = []
         self.throttled = False
@@ -65,11 +66,16 @@ class FakeAccounts:
         self.passwords[user.name] = new
         self.users[user.name] = replace(user, must_change_password=False)
 
-    async def page(self, *, search: str = "", up: bool = False, offset: int = 0, limit: int = 100) -> tuple[list[User], int]:
+    async def page(self, *, search: str = "", up: bool = False, archived: bool = False, offset: int = 0,
+                   limit: int = 100) -> tuple[list[User], int]:
         owners = {server.user_id for server in self.hub.servers.all() if server.phase not in Phase.down()}
-        found = sorted((user for user in self.users.values() if search in user.name and (not up or user.id in owners)),
+        found = sorted((user for user in self.users.values()
+                        if search in user.name and user.archived is archived and (not up or user.id in owners)),
                        key=lambda user: user.name)
         return found[offset:offset + limit], len(found)
+
+    async def groups_of(self, users: Sequence[User]) -> Mapping[int, tuple[str, ...]]:
+        return {user.id: self.groups[user.name] for user in users if user.name in self.groups}
 
     async def find_user(self, name: str) -> User | None:
         return self.users.get(name)

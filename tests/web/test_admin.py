@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from dataclasses import replace
 
 import pytest
 
@@ -86,3 +87,22 @@ async def test_admin_sees_what_is_wrong_and_what_to_do(hub: FakeHub, desk: Brows
     text = html.unescape((await desk.get("/hub/admin")).text)
     assert EngineDown.action in text
     assert "connection refused" in text
+
+
+async def test_people_are_shown_with_what_they_are_called_and_where_they_belong(
+        hub: FakeHub, desk: Browser, alice: User) -> None:
+    hub.accounts.users["alice"] = replace(alice, display_name="Alice <Liddell>")
+    hub.accounts.groups["alice"] = ("10a", "Chor")
+    text = (await desk.get("/hub/admin")).text
+    assert "Alice &lt;Liddell&gt; · 10a, Chor" in text
+
+
+async def test_archived_people_have_a_list_of_their_own_and_nothing_to_start(hub: FakeHub, desk: Browser, alice: User) -> None:
+    hub.accounts.users["alice"] = replace(alice, archived=True)
+    everybody = (await desk.get("/hub/admin")).text
+    assert "1 person" in everybody
+    assert "1 archived" in everybody
+    assert "alice" not in everybody
+    archived = (await desk.get("/hub/admin?only=archived")).text
+    assert "alice" in archived
+    assert "/hub/admin/start" not in archived

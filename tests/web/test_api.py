@@ -291,3 +291,12 @@ async def test_containers_reach_the_api_alone(hub: FakeHub, alice: User) -> None
     token = hub.sessions.token_of(hub.sessions.open(alice))
     response = await script(hub, inner).get("/hub/api/user", headers={"Cookie": f"jupyterhub-hub-login={token}"})
     assert response.status_code == 403
+
+
+async def test_groups_of_a_user(hub: FakeHub, desk: Browser, alice: User) -> None:
+    hub.accounts.groups["alice"] = ("10a", "Chor")
+    hub.accounts.tokens["t" * 64] = "teacher"
+    headers = {"Authorization": "token " + "t" * 64}
+    assert (await desk.get("/hub/api/users/alice", headers)).json()["groups"] == ["10a", "Chor"]
+    listed = {user["name"]: user["groups"] for user in (await desk.get("/hub/api/users", headers)).json()}
+    assert listed == {"alice": ["10a", "Chor"], "teacher": []}
