@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Authenticator,
         Home,
         Homes,
+        HomeUsage,
         Identity,
         ImageOptions,
         LoginRequest,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
-    "ActualServer", "ActualState", "ApplianceError", "Authenticator", "Home", "Homes", "Identity", "ImageOptions",
+    "ActualServer", "ActualState", "ApplianceError", "Authenticator", "Home", "HomeUsage", "Homes", "Identity", "ImageOptions",
     "LoginRequest", "PasswordStore", "Proxy", "Route", "ServerHandle", "ServerSpec", "Spawner", "Usage", "__version__",
 ]
 

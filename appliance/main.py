@@ -67,6 +67,7 @@ class Box:
         self._probe = Probe()
         lifecycle = Lifecycle(self.db, self.spawner, self.proxy, self.homes, self.authenticator, routes, specs, changes,
                               self._probe, on_step)
+        self.homes.in_use = lifecycle.home_in_use
         self.reconciler = Reconciler(
             lifecycle, limit=settings.concurrent_spawn_limit or sys.maxsize, active_limit=settings.active_server_limit)
         servers = Servers(self.db, self.spawner, self.proxy, self.reconciler, routes, specs, changes, capability_key)
@@ -77,17 +78,6 @@ class Box:
         after_sign_in = settings.default_url or ("spawn" if settings.redirect_to_server else "home")
         self.hub = Hub(urls, __version__, settings.public_origin, after_sign_in, proxy_secret, secret, accounts, sessions,
                        servers, changes, self.reconciler)
-
-    @property
-    def shown_url(self) -> str:
-        """The address to type, as far as the box can know it."""
-        if self.settings.public_origin:
-            return self.settings.public_origin + self.settings.base_url
-        scheme = "https" if self.settings.ssl_cert else "http"
-        host = self.settings.ip if self.settings.ip not in ("", "0.0.0.0", "::") else _own_address()
-        host = f"[{host}]" if ":" in host else host
-        port = "" if self.settings.port == {"http": 80, "https": 443}[scheme] else f":{self.settings.port}"
-        return f"{scheme}://{host}{port}{self.settings.base_url}"
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Run until cancelled. `started` is called when browsers are let in. Raises Misconfigured, ProxyDown."""
@@ -130,6 +120,17 @@ async def open_store(db: Database, homes: Homes) -> None:
         await db.transact(lambda t: put_users_back(t, found))
 
 
+def shown_url(settings: Settings) -> str:
+    """Return the address to type, as far as the box can know it."""
+    if settings.public_origin:
+        return settings.public_origin + settings.base_url
+    scheme = "https" if settings.ssl_cert else "http"
+    host = settings.ip if settings.ip not in ("", "0.0.0.0", "::") else _own_address()
+    host = f"[{host}]" if ":" in host else host
+    port = "" if settings.port == {"http": 80, "https": 443}[scheme] else f":{settings.port}"
+    return f"{scheme}://{host}{port}{settings.base_url}"
+
+
 def make_authenticator(settings: Settings, db: Database) -> Authenticator:
     return settings.make(settings.authenticator_class, passwords=StoredPasswords(db))
 
@@ -163,8 +164,8 @@ def run_hub(settings: Settings, *, on_step: Callable[[str], None] = lambda step:
             logger.warning(warning)
 
         def started() -> None:
-            lock.write(box.shown_url)
-            print(f"The Hub is ready after {time.monotonic() - began_at:.1f} s: {box.shown_url}", flush=True)
+            lock.write(shown_url(settings))
+            print(f"The Hub is ready after {time.monotonic() - began_at:.1f} s: {shown_url(settings)}", flush=True)
 
         anyio.run(_run_until_signal, box, started, backend_options={"use_uvloop": True})
     command = sys.argv[0] if sys.argv[0].endswith(("appliance", "jupyterhub")) else "appliance"

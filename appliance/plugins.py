@@ -48,7 +48,8 @@ PROXY = Kind(
 )
 HOMES = Kind(
     "homes_class", "a Homes driver", Homes, "appliance.homes",
-    {"directory": "appliance.homes.directory:DirectoryHomes"}, "How it works", {},
+    {"directory": "appliance.homes.directory:DirectoryHomes", "btrfs": "appliance.homes.btrfs:BtrfsHomes"},
+    "How it works", {},
 )
 KINDS = (AUTHENTICATOR, SPAWNER, PROXY, HOMES)
 

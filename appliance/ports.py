@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -288,6 +288,30 @@ class ImageOptions:
 
 
 # ------------------------------------------------------------------------------------------------------------ Proxy --
+class KeptContainer(Protocol):
+    """Control of one named container that somebody else made and keeps. Every method may raise EngineDown."""
+
+    name: str
+
+    async def state(self) -> str | None:
+        """Return the engine's word for its state ("running", "restarting", "exited", …), None if there is none."""
+        ...
+
+    async def signal(self, number: int) -> None:
+        """Send a signal to its first process; nothing happens if it does not run."""
+        ...
+
+    async def restart(self, grace_s: int) -> None:
+        """End and start it; it keeps its settings, and its mounts are made anew. Raises NotFound."""
+        ...
+
+    async def logs(self, lines: int = 10) -> str:
+        """Return the last lines it printed, "" if there is none."""
+        ...
+
+    async def close(self) -> None: ...
+
+
 class Proxy(LoggingConfigurable):
     """Lets browsers in by `Route`s. What is wanted is given whole; the driver keeps the real proxy in that state."""
 
@@ -300,6 +324,15 @@ class Proxy(LoggingConfigurable):
     bind_port: int = 8000
     ssl_key: str = ""
     ssl_cert: str = ""
+    control: Callable[[str], KeptContainer] | None = None   # of a container by its name, where the engine is known
+
+    async def prepare(self) -> None:
+        """Write whatever the proxy reads and make its folders, without starting anything. Idempotent and quick; for a
+        proxy that somebody else starts. Raises Misconfigured, DiskFull."""
+
+    def kept_by(self) -> str:
+        """Return what an admin does to end a proxy that the Hub does not start, "" if stop() ends it."""
+        return ""
 
     @abstractmethod
     async def start(self) -> None:
@@ -345,10 +378,18 @@ class Home:
     path: Path
 
 
+@dataclass(frozen=True)
+class HomeUsage:
+    used_bytes: int
+    quota_bytes: int | None      # None: no limit
+
+
 class Homes(LoggingConfigurable):
     """Keeps the users' home directories. Nothing here ever deletes one."""
 
     root: Path = Path("homes")     # given by the Hub
+    # given by the Hub: says whether anything may use a uid's home besides the server that is being started; None: unknown
+    in_use: Callable[[int], Awaitable[bool]] | None = None
 
     @abstractmethod
     async def check(self) -> None:
@@ -360,6 +401,10 @@ class Homes(LoggingConfigurable):
 
     @abstractmethod
     async def list(self) -> list[Home]: ...
+
+    async def usage(self, uid: int) -> HomeUsage | None:
+        """Return what a home holds, None where that is not known at once. Asked for a whole class every few seconds."""
+        return None
 
 
 # What a driver's class may be given as: a name of an entry point, an import path, or the class.

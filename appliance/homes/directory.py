@@ -23,9 +23,9 @@ from appliance.errors import DiskFull, HomesUnavailable
 from appliance.ports import Home, Homes
 
 _OWNER = "owner.json"
-_HOME = "home"
+HOME = "home"
 # never through a link, and never anything but a directory
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DirectoryHomes(Homes):
@@ -57,10 +57,16 @@ class DirectoryHomes(Homes):
         self._check()
         place = self.root.absolute() / f"u{uid}"
         # 0711: the user passes through it and changes nothing in it
-        with _explained(place), _directory(place, mode=0o711) as folder:
+        with explained(place), _directory(place, mode=0o711) as folder:
             self._ensure_owner(folder, place, uid, user_name)
-            _ensure_home(folder, place, uid)
-        return place / _HOME
+            self._make_home(folder, place)
+            _give_home(folder, place, uid)
+        return place / HOME
+
+    def _make_home(self, folder: int, place: Path) -> None:
+        """Make what will be the home, empty and still the Hub's, unless it is there. folder: a descriptor of `place`."""
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(HOME, 0o700, dir_fd=folder)
 
     @staticmethod
     def _ensure_owner(folder: int, place: Path, uid: int, user_name: str) -> None:
@@ -75,7 +81,7 @@ class DirectoryHomes(Homes):
     def _list(self) -> builtins.list[Home]:
         self._check()
         homes = []
-        with _explained(self.root):
+        with explained(self.root):
             for place in sorted(self.root.absolute().iterdir()):
                 try:
                     owner = _read_owner(place) if place.name.startswith("u") else None
@@ -83,20 +89,18 @@ class DirectoryHomes(Homes):
                     self.log.warning("%s", error.action)
                     continue
                 if owner is not None and place.name == f"u{owner[0]}":
-                    homes.append(Home(owner[0], owner[1], place / _HOME))
+                    homes.append(Home(owner[0], owner[1], place / HOME))
         return homes
 
 
-def _ensure_home(folder: int, place: Path, uid: int) -> None:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(_HOME, 0o700, dir_fd=folder)
-    home = os.open(_HOME, _DIRECTORY, dir_fd=folder)
+def _give_home(folder: int, place: Path, uid: int) -> None:
+    home = os.open(HOME, DIRECTORY, dir_fd=folder)
     try:
         found = os.fstat(home)
         if found.st_uid == uid:
             return
         if found.st_uid != os.geteuid():
-            raise HomesUnavailable(action=f"{place / _HOME} belongs to uid {found.st_uid}, not to {uid}; give it back "
+            raise HomesUnavailable(action=f"{place / HOME} belongs to uid {found.st_uid}, not to {uid}; give it back "
                                           f"with chown if that is a mistake.")
         os.fchown(home, uid, uid)  # just made, by us or by a Hub that was killed at this very line
         os.fchmod(home, 0o700)
@@ -111,7 +115,7 @@ def _directory(path: Path, mode: int) -> Iterator[int]:
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=mode)
         path.chmod(mode)  # whatever the umask
-    descriptor = os.open(path, _DIRECTORY)
+    descriptor = os.open(path, DIRECTORY)
     try:
         if os.fstat(descriptor).st_uid != os.geteuid():
             raise HomesUnavailable(action=f"{path} must belong to the Hub's own user.")
@@ -121,7 +125,7 @@ def _directory(path: Path, mode: int) -> Iterator[int]:
 
 
 @contextmanager
-def _explained(place: Path) -> Iterator[None]:
+def explained(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -9,6 +9,7 @@ from appliance.errors import (
     AppGone,
     ApplianceError,
     DiskFull,
+    HomeFull,
     ImageBroken,
     OutOfMemory,
     SpawnError,
@@ -32,7 +33,10 @@ def why_ended(actual: ActualServer | None, logs: str, *, mem_limit_bytes: int | 
         limit = f" ({format_bytes(mem_limit_bytes)})" if mem_limit_bytes else ""
         return OutOfMemory(
             f"Your server used all the memory it may have{limit} and was ended. Your saved files are safe.", evidence=evidence)
-    if "no space left on device" in f"{actual.error}\n{logs}".lower():
+    said = f"{actual.error}\n{logs}".lower()
+    if "disk quota exceeded" in said:
+        return HomeFull(evidence=evidence)
+    if "no space left on device" in said:
         return DiskFull(evidence=evidence)
     if actual.exit_code in (126, 127) and (not logs.strip() or _INIT in logs):
         return ImageBroken(evidence=evidence)

@@ -152,6 +152,14 @@ class Lifecycle:
         logs = await self.spawner.logs(server.id) if actual is not None else ""
         return why_ended(actual, logs, mem_limit_bytes=self.spawner.mem_limit)
 
+    async def home_in_use(self, uid: int) -> bool:
+        """Say whether anything may use a uid's home besides the one server of it that is being started: another one on its
+        way, which may have been given the home already, or any container that still runs."""
+        if await self.db.read(lambda t: sum(server.uid == uid for server in store.up(t))) > 1:
+            return True
+        return any(actual.uid == uid and actual.state in (ActualState.RUNNING, ActualState.PAUSED)
+                   for actual in await self.spawner.list())
+
     # -- both --------------------------------------------------------------------------------------------------------
     async def get(self, server_id: str) -> Server | None:
         return await self.db.read(lambda t: store.get(t, server_id))

@@ -24,6 +24,7 @@ from appliance.errors import (
     DiskFull,
     EngineDown,
     EngineUnsuitable,
+    HomeFull,
     ImageBroken,
     ImageMissing,
     NotFound,
@@ -184,7 +185,9 @@ def translate(error: Exception) -> ApplianceError:
 
 
 def _translate_answer(error: docker.errors.APIError, words: str, low: str) -> ApplianceError:
-    if "no space left on device" in low or "disk quota exceeded" in low:
+    if "disk quota exceeded" in low:  # a mount point that had to be made in the home
+        return HomeFull(evidence=words)
+    if "no space left on device" in low:
         return DiskFull(evidence=words)
     if isinstance(error, docker.errors.ImageNotFound) or "no such image" in low:
         return ImageMissing(evidence=words)
