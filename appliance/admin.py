@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import anyio
 
 from appliance.config import Settings
-from appliance.domain.names import validate_username
+from appliance.domain.names import SMOKE_USER, validate_new_username, validate_username
 from appliance.domain.user import User
 from appliance.errors import ApplianceError, BadInput, NotFound
 from appliance.main import make_authenticator, open_store
 from appliance.ports import Homes
-from appliance.store import users
+from appliance.roster import Applying
+from appliance.rosterfile import Person
+from appliance.store import groups, users
 from appliance.store.database import Database, Transaction
 
 
@@ -18,6 +22,7 @@ class Admin:
     """Use it with `with`. Names are validated here. Raises BadName, Exists, NotFound, BadInput, Misconfigured."""
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self._db = Database(settings.db_url)
         self._homes: Homes = settings.make(settings.homes_class, root=settings.homes_dir)
         self._authenticator = make_authenticator(settings, self._db)
@@ -35,7 +40,7 @@ class Admin:
 
     def add_user(self, name: str, *, admin: bool, password: str | None, must_change: bool = True) -> User:
         """password: None where the Authenticator keeps them elsewhere."""
-        user = self._db.run(lambda t: users.add(t, validate_username(name), admin=admin, actor="appliance"))
+        user = self._db.run(lambda t: users.add(t, validate_new_username(name), admin=admin, actor="appliance"))
         if password is not None:
             try:
                 self.set_password(user.name, password, must_change=must_change)
@@ -45,7 +50,24 @@ class Admin:
         return user
 
     def list_users(self) -> list[User]:
-        return self._db.run(users.list_all, write=False)
+        """Return everybody, archived ones included, but the box's own account."""
+        return [user for user in self._db.run(users.list_all, write=False) if user.name != SMOKE_USER]
+
+    def groups(self) -> dict[int, tuple[str, ...]]:
+        """Return the names of groups by the id of the user who is in them."""
+        return self._db.run(lambda t: groups.of_users(t), write=False)
+
+    def archive_user(self, name: str) -> bool:
+        """Return whether it was not archived yet."""
+        self._refuse_last_admin(name)
+        return self._db.run(lambda t: users.archive(t, validate_username(name), actor="appliance"))
+
+    def unarchive_user(self, name: str) -> bool:
+        """Return whether it was archived."""
+        return self._db.run(lambda t: users.unarchive(t, validate_username(name), actor="appliance"))
+
+    def roster(self, people: Sequence[Person], *, archive_missing: bool = False, yes: bool = False) -> Applying:
+        return Applying(self._db, self._authenticator, people, archive_missing=archive_missing, yes=yes)
 
     def make_admin(self, name: str) -> None:
         def work(t: Transaction) -> None:
@@ -57,7 +79,7 @@ class Admin:
         self._db.run(work)
 
     def has_admin(self) -> bool:
-        return any(user.admin for user in self.list_users())
+        return any(user.admin and not user.archived for user in self.list_users())
 
     def set_password(self, name: str, password: str, *, must_change: bool) -> None:
         async def work() -> None:
@@ -66,10 +88,13 @@ class Admin:
         anyio.run(work)
 
     def delete_user(self, name: str) -> None:
-        admins = [user.name for user in self.list_users() if user.admin]
+        self._refuse_last_admin(name)
+        self._db.run(lambda t: users.delete(t, validate_username(name), actor="appliance"))
+
+    def _refuse_last_admin(self, name: str) -> None:
+        admins = [user.name for user in self.list_users() if user.admin and not user.archived]
         if admins == [validate_username(name)]:
             raise BadInput(f"{admins[0]} is the only admin.", action="Add another one first: appliance user add NAME --admin")
-        self._db.run(lambda t: users.delete(t, validate_username(name), actor="appliance"))
 
     def create_token(self, name: str, note: str = "", expires_in_s: int | None = None) -> str:
         return self._db.run(lambda t: users.create_token(t, validate_username(name), note, expires_in_s))

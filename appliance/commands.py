@@ -32,6 +32,12 @@ def stop(settings: Settings, parsed: argparse.Namespace) -> int:
     return main.stop(settings, servers=parsed.servers)
 
 
+def prepare(settings: Settings, parsed: argparse.Namespace) -> int:
+    from appliance import main
+
+    return main.prepare(settings)
+
+
 def upgrade_db(settings: Settings, parsed: argparse.Namespace) -> int:
     from appliance import main
 
@@ -99,22 +105,48 @@ def user_list(settings: Settings, parsed: argparse.Namespace) -> int:
     from appliance.admin import Admin
 
     with Admin(settings) as admin:
-        users = sorted(admin.list_users(), key=lambda user: user.name)
+        users, groups = sorted(admin.list_users(), key=lambda user: user.name), admin.groups()
     if parsed.json:
         print(json.dumps([
             {"name": user.name, "admin": user.admin, "uid": user.uid, "created": _iso(user.created_at),
-             "last_activity": _iso(user.last_activity_at), "must_change_password": user.must_change_password}
+             "last_activity": _iso(user.last_activity_at), "must_change_password": user.must_change_password,
+             "display_name": user.display_name, "groups": list(groups.get(user.id, ())), "archived": user.archived}
             for user in users], indent=2))
         return 0
-    rows = [("NAME", "ADMIN", "CREATED", "LAST SEEN")]
-    rows += [(user.name, "yes" if user.admin else "", _local(user.created_at), _local(user.last_activity_at))
-             for user in users]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    rows = [("NAME", "DISPLAY NAME", "GROUPS", "ADMIN", "CREATED", "LAST SEEN")]
+    rows += [(user.name, user.display_name, ", ".join(groups.get(user.id, ())), "yes" if user.admin else "",
+              _local(user.created_at), "archived" if user.archived else _local(user.last_activity_at)) for user in users]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows if users else ():
         print("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
     if not users:
         print("There are no accounts yet; add one with: appliance user add NAME")
     return 0
+
+
+def user_archive(settings: Settings, parsed: argparse.Namespace) -> int:
+    from appliance.admin import Admin
+
+    with Admin(settings) as admin:
+        done = admin.archive_user(parsed.name)
+    print(f"Archived {parsed.name}. Nobody can sign in with it; its files stay." if done
+          else f"{parsed.name} is archived already.")
+    return 0
+
+
+def user_unarchive(settings: Settings, parsed: argparse.Namespace) -> int:
+    from appliance.admin import Admin
+
+    with Admin(settings) as admin:
+        done = admin.unarchive_user(parsed.name)
+    print(f"{parsed.name} can be used again, with the password it had." if done else f"{parsed.name} is not archived.")
+    return 0
+
+
+def roster_apply(settings: Settings, parsed: argparse.Namespace) -> int:
+    from appliance.rostercommand import apply
+
+    return apply(settings, parsed)
 
 
 def user_delete(settings: Settings, parsed: argparse.Namespace) -> int:

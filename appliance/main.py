@@ -36,7 +36,8 @@ from appliance.hub.sessions import Sessions
 from appliance.hub.specs import Specs
 from appliance.hub.throttle import Throttle
 from appliance.jwt import SessionTokens
-from appliance.ports import Authenticator, Homes, Proxy, Spawner
+from appliance.ports import Authenticator, Homes, KeptContainer, Proxy, Spawner
+from appliance.spawners.docker_control import DockerContainer
 from appliance.store.database import Database
 from appliance.store.servers import want_all_stopped
 from appliance.web.app import create_api_app, create_app
@@ -94,6 +95,7 @@ class Box:
         finally:
             with anyio.CancelScope(shield=True):
                 await self.spawner.close()
+                await self.proxy.close()
                 await self._probe.close()
             self.db.close()
 
@@ -124,7 +126,7 @@ def shown_url(settings: Settings) -> str:
     """Return the address to type, as far as the box can know it."""
     if settings.public_origin:
         return settings.public_origin + settings.base_url
-    scheme = "https" if settings.ssl_cert else "http"
+    scheme = "http" if settings.tls == "off" else "https"
     host = settings.ip if settings.ip not in ("", "0.0.0.0", "::") else _own_address()
     host = f"[{host}]" if ":" in host else host
     port = "" if settings.port == {"http": 80, "https": 443}[scheme] else f":{settings.port}"
@@ -136,16 +138,21 @@ def make_authenticator(settings: Settings, db: Database) -> Authenticator:
 
 
 def make_spawner(settings: Settings) -> Spawner:
-    ports = (settings.port, *((80,) if settings.ssl_cert else ()))
+    ports = (settings.port, *((80,) if settings.tls != "off" else ()))
     return settings.make(settings.spawner_class, state_dir=settings.state_dir, hub_api_port=settings.hub_port,
                          public_ports=ports)
 
 
 def make_proxy(settings: Settings, hub_secret: str) -> Proxy:
+    def control(name: str) -> KeptContainer:
+        return DockerContainer(name, getattr(make_spawner(settings), "docker_host", ""))
+
     return settings.make(
         settings.proxy_class, state_dir=settings.state_dir, base_url=settings.base_url,
         hub_url=f"http://{settings.hub_ip or '127.0.0.1'}:{settings.hub_port}", hub_secret=hub_secret,
-        bind_ip=settings.ip, bind_port=settings.port, ssl_key=settings.ssl_key, ssl_cert=settings.ssl_cert)
+        bind_ip=settings.ip, bind_port=settings.port, tls=settings.tls, tls_names=settings.tls_names,
+        public_host=settings.public_host, ssl_key=settings.ssl_key, ssl_cert=settings.ssl_cert,
+        control=control)
 
 
 # ------------------------------------------------------------------------------------------------------ the commands --
@@ -157,7 +164,7 @@ def run_hub(settings: Settings, *, on_step: Callable[[str], None] = lambda step:
     began_at = time.monotonic()
     with HubLock(settings.state_dir / "hub.json") as lock:
         if lock.other is not None:
-            print(f"The Hub already runs here (process {lock.other.pid}), at {lock.other.url}")
+            print(f"The Hub already runs here ({lock.other.where}), at {lock.other.url}")
             return 0
         box = Box(settings, on_step=on_step)
         for warning in config.warnings(settings):
@@ -169,8 +176,20 @@ def run_hub(settings: Settings, *, on_step: Callable[[str], None] = lambda step:
 
         anyio.run(_run_until_signal, box, started, backend_options={"use_uvloop": True})
     command = sys.argv[0] if sys.argv[0].endswith(("appliance", "jupyterhub")) else "appliance"
-    print("The Hub has ended. Nobody was interrupted: servers and Traefik go on, and the next Hub adopts them.\n"
+    print("The Hub has ended. Nobody was interrupted: servers and Traefik go on, and the next Hub adopts them.", flush=True)
+    print(box.proxy.kept_by() or
           f"To end Traefik too: {command} stop      To end the servers as well: {command} stop --servers", flush=True)
+    return 0
+
+
+def prepare(settings: Settings) -> int:
+    """Make the folders and write what the proxy reads, for one that somebody else starts. Returns the status."""
+    log.setup(settings.log_level)
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    secret = load_cookie_secret(settings.cookie_secret_file)
+    proxy = make_proxy(settings, derive_key(secret, "proxy").hex())
+    anyio.run(proxy.prepare)
+    print(f"Everything is ready in {settings.state_dir}.")
     return 0
 
 
@@ -195,6 +214,13 @@ def stop(settings: Settings, *, servers: bool) -> int:
     lock_file = settings.state_dir / "hub.json"
     with HubLock(lock_file) as lock:
         other = lock.other
+    if kept_by := make_proxy(settings, "").kept_by():
+        # whoever keeps Traefik keeps the Hub too: it would be started again at once
+        print(f"The Hub {f'runs ({other.where})' if other else 'does not run'}. {kept_by}")
+        anyio.run(_stop_servers, settings, servers)
+        return 0
+    if other is not None and not other.is_near:
+        raise Misconfigured(f"The Hub runs elsewhere ({other.where}).", action="End it there: docker compose stop hub")
     if other is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(other.pid, signal.SIGTERM)
@@ -210,6 +236,10 @@ async def _stop_rest(settings: Settings, servers: bool) -> None:
     proxy = make_proxy(settings, "")
     await proxy.stop()
     print("Traefik has ended." if servers else "Traefik has ended. Servers go on and are there again with the next Hub.")
+    await _stop_servers(settings, servers)
+
+
+async def _stop_servers(settings: Settings, servers: bool) -> None:
     if not servers:
         return
     spawner = make_spawner(settings)

@@ -101,6 +101,10 @@ class AccountsAuthenticator(OpenAuthenticator):
         if plain in _FIRST_GUESSES.split() or len(set(plain)) < 3:
             raise BadInput("That password is one of the first that anybody would try; please choose another.")
 
+    def hash_in(self, threads: int) -> None:
+        """Hash in so many threads at once, for a command that has the machine to itself."""
+        self._limiter.total_tokens = threads
+
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await anyio.to_thread.run_sync(work, limiter=self._limiter)
 
