@@ -216,7 +216,8 @@ def check_subnet(machine: Machine, plan: Plan) -> Iterator[Check]:
     if collisions:
         yield fail("subnet", f"The students' network {wanted} collides with {', '.join(dict.fromkeys(collisions))}. What is "
                    "there could not be reached from this machine any more.",
-                   f"Set appliance_subnet to a network that is free here and on the campus, for example {_free(machine, plan)}.")
+                   f"Set appliance_subnet to a network that is free here and on the campus, for example "
+                   f"{_free(machine, plan)}.")
     else:
         yield ok("subnet", f"The students' network {wanted} collides with no route of this machine and no Docker network.")
     yield from _pools(machine, wanted)
