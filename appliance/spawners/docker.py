@@ -16,11 +16,12 @@ import anyio.to_thread
 from docker import APIClient
 from docker.errors import NotFound as NotThere
 from docker.types import HostConfig
-from traitlets import Dict, Integer, List, TraitError, Unicode, Union, default, validate
+from traitlets import Bool, Dict, Integer, List, TraitError, Unicode, Union, default, validate
 
 from appliance.errors import (
     ApplianceError,
     BadOption,
+    EngineUnsuitable,
     ImageMissing,
     ImageNotAllowed,
     NotFound,
@@ -57,8 +58,8 @@ class DockerSpawner(Spawner):
              "`image`.",
     ).tag(config=True)
     image_options = Dict(
-        Dict(), help="Per image: {\"port\", \"default_url\", \"ready_path\", \"strip_prefix\", \"inject_token\"}, "
-                     "where it differs from c.Spawner.").tag(config=True)
+        Dict(), help="Per image: {\"port\", \"default_url\", \"ready_path\", \"strip_prefix\", \"inject_token\", "
+                     "\"read_only\"}, where it differs from c.Spawner and c.DockerSpawner.").tag(config=True)
     volumes = Dict(
         help="More folders or volumes: {\"/on/the/host\": \"/in/container\"} or {…: {\"bind\": …, \"mode\": \"ro\"}}; "
              "{username}, {servername} and {uid} are filled in. A folder has to exist.").tag(config=True)
@@ -79,6 +80,17 @@ class DockerSpawner(Spawner):
         1000, min=0, help="Most connections of one container to the outside at the same time. 0: no limit.",
     ).tag(config=True)
     pids_limit = Integer(512, min=16, help="Most processes and threads of one server.").tag(config=True)
+    read_only = Bool(
+        False, help="Make a container's own files read-only, so that a server can write to its home, to /tmp and /var/tmp "
+                    "(in memory, see tmp_size), to /dev/shm and to `volumes`, and fill nothing else of the disk.",
+    ).tag(config=True)
+    tmp_size = ByteSize(
+        "512M", help="With read_only: size of /tmp, of /var/tmp, and of each volume the image asks for. They are in memory "
+                     "and count towards mem_limit; what is not used costs nothing.").tag(config=True)
+    cgroup_parent = Unicode(
+        "", help="Control group that all servers are in, e.g. \"appliance.slice\", so that together they get no more "
+                 "than it allows. Its limits are set elsewhere, by systemd for a slice. Empty: the engine's own.",
+    ).tag(config=True)
     shm_size = ByteSize(help="Size of /dev/shm, like 256M. None: the engine's 64M.").tag(config=True)
     log_max_size = Unicode("10m", help="A container's log is cut at this size; two such files are kept.").tag(config=True)
     extra_host_config = Dict(
@@ -102,6 +114,7 @@ class DockerSpawner(Spawner):
         self._locks = ServerLocks()
         self._learning = threading.Lock()
         self._cpu = CpuMeter()
+        self._cgroup_driver = ""     # of the engine, once that was asked
         self._preparing: anyio.Lock | None = None
         self._proving = False
 
@@ -134,11 +147,23 @@ class DockerSpawner(Spawner):
 
     @validate("image_options")
     def _check_image_options(self, proposal: Any) -> Any:
-        known = {"port", "default_url", "ready_path", "strip_prefix", "inject_token"}
+        known = {"port", "default_url", "ready_path", "strip_prefix", "inject_token", "read_only"}
         for image, options in proposal["value"].items():
             if unknown := sorted(set(options) - known):
                 raise TraitError(f"DockerSpawner.image_options[{image!r}] has no {', '.join(unknown)}; "
                                  f"known are {', '.join(sorted(known))}.")
+            if not isinstance(options.get("read_only", False), bool):
+                raise TraitError(f"DockerSpawner.image_options[{image!r}]: read_only is True or False.")
+        return proposal["value"]
+
+    @validate("cgroup_parent")
+    def _check_cgroup_parent(self, proposal: Any) -> Any:
+        return _checked(proposal, cgroups.check_name)
+
+    @validate("tmp_size")
+    def _check_tmp_size(self, proposal: Any) -> Any:
+        if not proposal["value"]:
+            raise TraitError("DockerSpawner.tmp_size needs a size like 512M: without one, /tmp could use all memory.")
         return proposal["value"]
 
     @property
@@ -163,7 +188,7 @@ class DockerSpawner(Spawner):
 
     def options(self, image: str) -> ImageOptions:
         said = self.image_options.get(self.resolve(image), {})
-        return ImageOptions(**{**vars(super().options(image)), **said})
+        return ImageOptions(**{**vars(super().options(image)), **{key: said[key] for key in said if key != "read_only"}})
 
     def images(self) -> dict[str, str]:
         """Return the images a server may have, by the name people see."""
@@ -194,7 +219,9 @@ class DockerSpawner(Spawner):
         self.log.info("Servers are kept apart: proven in %.1f s.", took)
 
     def _prepare(self) -> float:
-        refuse_unsuitable(self._engine.call(lambda client: client.info(), timeout_s=10))
+        info = self._engine.call(lambda client: client.info(), timeout_s=10)
+        refuse_unsuitable(info)
+        self._check_parent(str(info.get("CgroupDriver", "")))
         self._engine.call(self._containers.refuse_others, timeout_s=10)
         bridge = self.bridge
         self._engine.call(bridge.ensure, timeout_s=30)
@@ -213,6 +240,21 @@ class DockerSpawner(Spawner):
             except ImageMissing:
                 self.log.warning("There is no image %s on this machine; servers of it cannot start.", image)
         return took
+
+    def _check_parent(self, driver: str) -> None:
+        """Raises EngineUnsuitable."""
+        self._cgroup_driver = driver
+        name = self.cgroup_parent
+        if not name:
+            return
+        if driver == "systemd" and not name.endswith(".slice"):
+            raise EngineUnsuitable(
+                "The box's container engine cannot keep servers in the control group that is configured.",
+                action=f"This engine uses systemd, where c.DockerSpawner.cgroup_parent ends in .slice; “{name}” does not.")
+        group = cgroups.group_of(name, systemd=driver == "systemd")
+        if cgroups.is_limited(group) is False:
+            self.log.warning("The control group %s has no memory limit, so all servers together can take the memory that "
+                             "this machine needs for itself.", group)
 
     def _clear_probes(self) -> None:
         if not self._proving:  # else that removes them itself; without them it would wait for their answer
@@ -262,8 +304,10 @@ class DockerSpawner(Spawner):
     def _start_alone(self, client: APIClient, spec: ServerSpec, image: str) -> ServerHandle:
         found = client.inspect_image(image)
         shell = next((line[6:] for line in found["Config"].get("Env") or () if line.startswith("SHELL=")), "/bin/sh")
-        config = self._config(spec, image, extra_mounts=self._accounts.mounts(
+        config = self._config(spec, image, volumes=found["Config"].get("Volumes") or (), extra_mounts=self._accounts.mounts(
             client, spec, image=image, image_id=found["Id"], home=self._home(spec), shell=shell))
+        if self.cgroup_parent and self._driver(client) != "systemd":  # else it would be below the engine's own group
+            config["HostConfig"]["CgroupParent"] = f"/{self.cgroup_parent}"
         if self.args and not self.cmd:
             config["Cmd"] = [*(found["Config"].get("Cmd") or ()), *self.args]
         url = f"http://{spec.address}:{self.options(image).port}"
@@ -277,7 +321,13 @@ class DockerSpawner(Spawner):
             self.bridge.isolate()
         return ServerHandle(url)
 
-    def _config(self, spec: ServerSpec, image: str, *, extra_mounts: builtins.list[dict[str, Any]]) -> dict[str, Any]:
+    def _driver(self, client: APIClient) -> str:
+        self._cgroup_driver = self._cgroup_driver or str(client.info().get("CgroupDriver") or "none")
+        return self._cgroup_driver
+
+    def _config(self, spec: ServerSpec, image: str, *, extra_mounts: builtins.list[dict[str, Any]],
+                volumes: Iterable[str] = ()) -> dict[str, Any]:
+        """volumes: of the image."""
         home = self._home(spec)
         mounted = [
             {"Type": "bind", "Source": str(spec.home), "Target": home, "ReadOnly": False},
@@ -285,6 +335,8 @@ class DockerSpawner(Spawner):
             *containers.mounts(self.read_only_volumes, spec, read_only=True),
             *extra_mounts,
         ]
+        read_only = self.image_options.get(image, {}).get("read_only", self.read_only)
+        assert self.tmp_size is not None  # see _check_tmp_size
         environment = {
             **{str(key): str(value) for key, value in self.environment.items()},
             "HOME": home, "USER": spec.user_name, "LOGNAME": spec.user_name, **spec.environment,
@@ -298,7 +350,8 @@ class DockerSpawner(Spawner):
             "HostConfig": containers.host_config(
                 network=self.network_name, mem_limit=self.mem_limit, mem_guarantee=self.mem_guarantee,
                 cpu_limit=self.cpu_limit, pids_limit=self.pids_limit, shm_size=self.shm_size,
-                log_max_size=self.log_max_size, dns=list(self.dns), mounted=mounted,
+                log_max_size=self.log_max_size, dns=list(self.dns), cgroup_parent=self.cgroup_parent, mounted=mounted,
+                root=containers.closed_root(self.tmp_size, volumes, mounted) if read_only else {},
                 extra=HostConfig(_API_VERSION, **self.extra_host_config) if self.extra_host_config else {}),
             "NetworkingConfig": containers.endpoint(self.network_name, spec.address),
         }
@@ -351,7 +404,8 @@ class DockerSpawner(Spawner):
             found = client.inspect_container(name)
             if not found["State"].get("Pid"):
                 return None
-            reading = cgroups.read(found["State"]["Pid"], found["Id"]) or containers.reading_of(
+            parent = self.cgroup_parent and cgroups.group_of(self.cgroup_parent, systemd=self._driver(client) == "systemd")
+            reading = cgroups.read(found["State"]["Pid"], found["Id"], parent or None) or containers.reading_of(
                 client.stats(found["Id"], stream=False, one_shot=True))
         except NotThere:
             return None

@@ -101,9 +101,13 @@ def check_host_config(options: Iterable[str]) -> None:
 
 def host_config(
     *, network: str, mem_limit: int | None, mem_guarantee: int | None, cpu_limit: float | None, pids_limit: int,
-    shm_size: int | None, log_max_size: str, dns: list[str], mounted: list[dict[str, Any]], extra: Mapping[str, Any],
+    shm_size: int | None, log_max_size: str, dns: list[str], cgroup_parent: str, root: Mapping[str, Any],
+    mounted: list[dict[str, Any]], extra: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the engine's HostConfig. `extra`, in the engine's own words, adds to it but cannot loosen it."""
+    """Return the engine's HostConfig. `extra`, in the engine's own words, adds to it but cannot loosen it.
+
+    root: of `closed_root`, or nothing.
+    """
     limits: dict[str, Any] = {
         "PidsLimit": pids_limit,
         "Init": True,  # an image with an init of its own may switch ours off
@@ -119,9 +123,12 @@ def host_config(
         limits["ShmSize"] = shm_size
     if dns:
         limits["Dns"] = dns
+    if cgroup_parent:
+        limits["CgroupParent"] = cgroup_parent
     extra = dict(extra)
+    root = {**root, "Tmpfs": {**root["Tmpfs"], **(extra.pop("Tmpfs", None) or {})}} if root else {}
     mounted = mounted + list(extra.pop("Mounts", None) or [])
-    return {**limits, "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}], **extra} | {
+    return {**limits, "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}], **extra} | root | {
         "NetworkMode": network,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
@@ -130,6 +137,16 @@ def host_config(
         "RestartPolicy": {"Name": "no"},
         "Mounts": mounted,
     }
+
+
+def closed_root(tmp_size: int, volumes: Iterable[str], mounted: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what of the HostConfig makes the root read-only. Left to write are folders in memory: /tmp, /var/tmp, and the
+    image's own volumes, which the engine would else keep on the disk without a limit; none where something is mounted."""
+    taken = {mount["Target"].rstrip("/") for mount in mounted}
+    # exec: pip builds there
+    options = f"rw,exec,nosuid,nodev,mode=1777,size={tmp_size}"
+    return {"ReadonlyRootfs": True,
+            "Tmpfs": {path: options for path in ("/tmp", "/var/tmp", *volumes) if path.rstrip("/") not in taken}}
 
 
 def endpoint(network: str, address: str) -> dict[str, Any]:

@@ -20,7 +20,9 @@ NOT_INTERNET = (
     "192.0.0.0/24", "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/3",
 )
 INTERNET = "internet"
-_RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+# the last is the host's as a Hub in a container sees it
+_RESOLV_CONF = tuple(map(Path, (
+    "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf", "/host/run/systemd/resolve/resolv.conf")))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from appliance.spawners.cgroups import Reading, groups_of, parse_mounts, read
+from appliance.errors import BadOption
+from appliance.spawners.cgroups import Reading, check_name, group_of, groups_of, is_limited, parse_mounts, read
 from appliance.spawners.cpu_meter import CpuMeter
 
 pytestmark = pytest.mark.unit
@@ -56,13 +57,13 @@ V1_MOUNTS = ("/ /cg/cpuacct cgroup rw,cpuacct\n/ /cg/memory cgroup rw,memory\n/ 
 
 def test_version_1(tmp_path: Path) -> None:
     root = layout(tmp_path, V1_GROUPS, V1_MOUNTS, v1_files("cg/memory", "cg/cpuacct", "cg/pids"))
-    assert read(PID, ID, root) == READ
+    assert read(PID, ID, root=root) == READ
 
 
 def test_version_1_beside_an_empty_version_2(tmp_path: Path) -> None:
     root = layout(tmp_path, f"{V1_GROUPS}\n0::/docker/{ID}", f"/ /cg/unified cgroup2 rw\n{V1_MOUNTS}", {
         **v1_files("cg/memory", "cg/cpuacct", "cg/pids"), f"cg/unified/docker/{ID}/cgroup.procs": f"{PID}\n"})
-    assert read(PID, ID, root) == READ
+    assert read(PID, ID, root=root) == READ
 
 
 def test_controllers_mounted_together_and_a_point_with_a_space(tmp_path: Path) -> None:
@@ -71,36 +72,36 @@ def test_controllers_mounted_together_and_a_point_with_a_space(tmp_path: Path) -
         tmp_path, f"8:pids:/{group}\n4:memory:/{group}\n2:cpu,cpuacct:/{group}",
         "/ /cg/cpu,cpuacct cgroup rw,cpu,cpuacct\n/ /cg/my\\040memory cgroup rw,memory\n/ /cg/pids cgroup rw,pids",
         v1_files("cg/my memory", "cg/cpu,cpuacct", "cg/pids", group))
-    assert read(PID, ID, root) == READ
+    assert read(PID, ID, root=root) == READ
 
 
 @pytest.mark.parametrize("group", [f"system.slice/docker-{ID}.scope", f"docker/{ID}", f"machine.slice/libpod-{ID}.scope"])
 def test_version_2(tmp_path: Path, group: str) -> None:
     root = layout(tmp_path, f"0::/{group}", "/ /sys/fs/cgroup cgroup2 rw,nsdelegate", v2_files(f"sys/fs/cgroup/{group}"))
-    assert read(PID, ID, root) == READ
+    assert read(PID, ID, root=root) == READ
 
 
 def test_memory_of_version_1_beside_the_rest_in_version_2(tmp_path: Path) -> None:
     files = v1_files("cg/memory", "none", "none") | v2_files(f"cg/unified/docker/{ID}")
     root = layout(tmp_path, f"4:memory:/docker/{ID}\n0::/docker/{ID}",
                   "/ /cg/memory cgroup rw,memory\n/ /cg/unified cgroup2 rw", files)
-    assert read(PID, ID, root) == READ
+    assert read(PID, ID, root=root) == READ
 
 
 def test_groups_that_a_container_makes_itself_count_as_its_own(tmp_path: Path) -> None:
     root = layout(tmp_path, f"0::/docker/{ID}/init/deeper", "/ /cg cgroup2 rw", v2_files(f"cg/docker/{ID}"))
-    assert read(PID, ID, root) == READ
+    assert read(PID, ID, root=root) == READ
 
 
 def test_a_mount_of_another_part_of_the_tree_is_passed_over(tmp_path: Path) -> None:
     root = layout(tmp_path, f"0::/docker/{ID}", "/lxc /elsewhere cgroup2 rw\n/docker /cg cgroup2 rw", v2_files(f"cg/{ID}"))
-    assert read(PID, ID, root) == READ
+    assert read(PID, ID, root=root) == READ
 
 
 def test_processes_may_go_uncounted(tmp_path: Path) -> None:
     files = v1_files("cg/memory", "cg/cpuacct", "cg/pids")
     root = layout(tmp_path, V1_GROUPS.split("\n", 1)[1], V1_MOUNTS, files)
-    assert read(PID, ID, root) == Reading(70_000, 1.5, None)
+    assert read(PID, ID, root=root) == Reading(70_000, 1.5, None)
 
 
 @pytest.mark.parametrize("groups", [
@@ -108,8 +109,8 @@ def test_processes_may_go_uncounted(tmp_path: Path) -> None:
 def test_somebody_else_s_process_is_not_read(tmp_path: Path, groups: str) -> None:
     """In a Hub's own container the number means another process, or none."""
     root = layout(tmp_path, groups, "/ /cg cgroup2 rw", v2_files("cg"))
-    assert read(PID, ID, root) is None
-    assert read(PID + 1, ID, root) is None
+    assert read(PID, ID, root=root) is None
+    assert read(PID + 1, ID, root=root) is None
 
 
 @pytest.mark.parametrize("missing", ["memory.current", "memory.stat", "cpu.stat"])
@@ -117,14 +118,63 @@ def test_files_that_are_not_there_or_say_something_else_are_unknown(tmp_path: Pa
     root = layout(tmp_path, f"0::/docker/{ID}", "/ /cg cgroup2 rw", v2_files(f"cg/docker/{ID}"))
     file = root / f"cg/docker/{ID}/{missing}"
     file.write_text("max\n")
-    assert read(PID, ID, root) is None
+    assert read(PID, ID, root=root) is None
     file.unlink()
-    assert read(PID, ID, root) is None
+    assert read(PID, ID, root=root) is None
 
 
 def test_without_a_mount_nothing_is_known(tmp_path: Path) -> None:
-    root = layout(tmp_path, f"0::/docker/{ID}", "/docker/another /cg cgroup2 rw", v2_files(f"cg/docker/{ID}"))
-    assert read(PID, ID, root) is None
+    root = layout(tmp_path, f"0::/docker/{ID}", "/docker/another /cg cgroup2 rw", v2_files(f"elsewhere/docker/{ID}"))
+    assert read(PID, ID, root=root) is None
+
+
+# -- a Hub in a container, which sees the host's groups but not its processes --------------------------------------------
+@pytest.mark.parametrize(("parent", "group"), [
+    (None, f"docker/{ID}"), (None, f"system.slice/docker-{ID}.scope"),
+    ("/appliance.slice", f"appliance.slice/{ID}"), ("/appliance.slice", f"appliance.slice/docker-{ID}.scope"),
+    ("/a.slice/a-b.slice", f"a.slice/a-b.slice/docker-{ID}.scope"), ("/appliance.slice", f"docker/{ID}"),
+])
+@pytest.mark.parametrize("seen_as", ["/", "/../..", "/../../../.."])
+def test_a_container_is_found_by_its_name(tmp_path: Path, parent: str | None, group: str, seen_as: str) -> None:
+    path = PurePosixPath(parent) if parent else None
+    root = layout(tmp_path / "v2", "0::/", f"{seen_as} /sys/fs/cgroup cgroup2 ro", v2_files(f"sys/fs/cgroup/{group}"))
+    assert read(PID, ID, path, root) == READ
+    assert read(PID + 1, ID, path, root) == READ     # no such process
+    assert read(PID, "0" * 64, path, root) is None
+    mounts = "\n".join(f"{seen_as} /cg/{name} cgroup ro,{name}" for name in ("cpuacct", "memory", "pids"))
+    root = layout(tmp_path / "v1", "4:memory:/docker/other", mounts, v1_files("cg/memory", "cg/cpuacct", "cg/pids", group))
+    assert read(PID, ID, path, root) == READ
+
+
+def test_a_name_becomes_a_slice_or_a_path() -> None:
+    assert group_of("appliance.slice", systemd=True) == group_of("appliance.slice", systemd=False) == PurePosixPath(
+        "/appliance.slice")
+    assert group_of("a-b-c.slice", systemd=True) == PurePosixPath("/a.slice/a-b.slice/a-b-c.slice")
+    assert group_of("a-b", systemd=False) == PurePosixPath("/a-b")
+
+
+@pytest.mark.parametrize("name", ["", "appliance.slice", "a-b.slice", "students", "a_b:c-1.slice"])
+def test_names_of_groups(name: str) -> None:
+    check_name(name)
+
+
+@pytest.mark.parametrize("name", ["/", "/a", "a/b", "..", ".slice", "-a.slice", "a--b.slice", "a b", "é.slice", "a\n",
+                                  "a-.slice"])
+def test_what_is_no_name_of_a_group(name: str) -> None:
+    with pytest.raises(BadOption):
+        check_name(name)
+
+
+@pytest.mark.parametrize(("mounts", "files", "limited"), [
+    ("/ /cg cgroup2 rw", {"cg/s.slice/memory.max": "1000\n"}, True),
+    ("/ /cg cgroup2 rw", {"cg/s.slice/memory.max": "max\n"}, False),
+    ("/ /cg cgroup2 rw", {}, None),
+    ("/.. /cg/memory cgroup rw,memory", {"cg/memory/s.slice/memory.limit_in_bytes": "1000\n"}, True),
+    ("/ /cg/memory cgroup rw,memory", {"cg/memory/s.slice/memory.limit_in_bytes": f"{(1 << 63) - 4096}\n"}, False),
+    ("/ /cg/cpu cgroup rw,cpu", {"cg/cpu/s.slice/cpu.shares": "2\n"}, None),
+])
+def test_whether_a_group_has_a_limit(tmp_path: Path, mounts: str, files: dict[str, str], limited: bool | None) -> None:
+    assert is_limited(PurePosixPath("/s.slice"), layout(tmp_path, "", mounts, files)) is limited
 
 
 def test_groups_and_mounts_are_read_as_the_kernel_writes_them() -> None:

@@ -107,7 +107,7 @@ class TestDockerSpawner(SpawnerContract):
         self, spawner: DockerSpawner, spec: ServerSpec, source: str, monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         if source == "engine":  # as for a Hub in a container of its own
-            monkeypatch.setattr(cgroups, "read", lambda pid, container_id: None)
+            monkeypatch.setattr(cgroups, "read", lambda *_: None)
         await spawner.start(spec)
         idle = await spawner.usage(spec.server_id)
         inside(NAME, spec.server_id, "sh", "-c",

@@ -146,7 +146,8 @@ def test_options_that_undo_the_isolation_are_refused(option: str) -> None:
 @pytest.mark.parametrize("wrong", [
     {"namespace": "../x"}, {"namespace": ""}, {"subnet": "10.77.0.1/16"}, {"subnet": "fd00::/64"}, {"subnet": "x"},
     {"subnet": "10.0.0.0/30"}, {"allowed_egress": ["the moon"]}, {"volumes": {"/a": "b"}}, {"volumes": {"/a": {}}},
-    {"image_options": {"x": {"prot": 1}}}, {"pids_limit": 1}, {"mem_limit": "much"},
+    {"image_options": {"x": {"prot": 1}}}, {"image_options": {"x": {"read_only": "yes"}}}, {"cgroup_parent": "a/b"},
+    {"tmp_size": None}, {"tmp_size": 0}, {"pids_limit": 1}, {"mem_limit": "much"},
 ])
 def test_what_cannot_be_meant_is_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(TraitError, match=next(iter(wrong))):
