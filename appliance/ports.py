@@ -365,9 +365,12 @@ class Proxy(LoggingConfigurable):
     async def close_connections(self, url: str) -> None:
         """Cut the open connections between the proxy and a server ("http://host:port"); browsers reconnect."""
 
+    async def close(self) -> None:
+        """Let go of connections and threads. The proxy goes on."""
+
     @abstractmethod
     async def stop(self) -> None:
-        """End the proxy itself. Only `appliance stop` does that."""
+        """End the proxy itself. Only `appliance stop` does that; one that others keep (see kept_by) is left alone."""
 
 
 # ------------------------------------------------------------------------------------------------------------ Homes --

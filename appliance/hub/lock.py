@@ -15,6 +15,16 @@ from types import TracebackType
 class Other:
     pid: int
     url: str
+    pid_space: str = ""       # the processes among which `pid` is one; "" is ours
+
+    @property
+    def is_near(self) -> bool:
+        """Whether `pid` is a process that we can see: a container has pids of its own."""
+        return self.pid_space in ("", _pid_space())
+
+    @property
+    def where(self) -> str:
+        return f"process {self.pid}" if self.is_near else f"process {self.pid} of another container, or of the host"
 
 
 class HubLock:
@@ -43,7 +53,7 @@ class HubLock:
     def write(self, url: str) -> None:
         """Say where the Hub is reached."""
         os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps({"pid": os.getpid(), "url": url}).encode(), 0)
+        os.pwrite(self._fd, json.dumps({"pid": os.getpid(), "url": url, "pid_space": _pid_space()}).encode(), 0)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         os.close(self._fd)
@@ -51,6 +61,13 @@ class HubLock:
     def _read(self) -> Other:
         try:
             said = json.loads(os.pread(self._fd, 4096, 0))
-            return Other(int(said["pid"]), str(said["url"]))
+            return Other(int(said["pid"]), str(said["url"]), str(said.get("pid_space", "")))
         except (ValueError, KeyError, OSError):
             return Other(0, "an address it is still making")
+
+
+def _pid_space() -> str:
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""

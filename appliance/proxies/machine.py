@@ -14,11 +14,31 @@ from appliance.errors import Misconfigured
 from appliance.proxies.traefik_files import listen_address
 
 
-def write_private(path: Path, text: str) -> None:
-    temporary = path.with_name(f".new-{path.name}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+def write_private(
+    path: Path, text: str, *, encoding: str = "utf-8", group: int | None = None, via: Path | None = None,
+) -> None:
+    """Write a file whole or not at all, for its owner alone; with `group`, that one may read it. via: the temporary name,
+    where one beside the file would be read."""
+    temporary = via or path.with_name(f".new-{path.name}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding=encoding) as file:
+        if group is not None:
+            os.fchown(descriptor, -1, group)
+        os.fchmod(descriptor, 0o600 if group is None else 0o640)
         file.write(text)
     os.replace(temporary, path)
+
+
+def has_group(found: os.stat_result, group: int | None) -> bool:
+    """Say whether a file can be read by its owner and the group alone; without a group anything of ours will do."""
+    return group is None or (found.st_mode & 0o777, found.st_gid) == (0o640, group)
+
+
+def give_to_group(path: Path, group: int) -> None:
+    """Let a group read a file that is there."""
+    if not has_group(path.lstat(), group):
+        os.chown(path, -1, group, follow_symlinks=False)
+        path.chmod(0o640)
 
 
 def check_certificate(certificate: str, key: str) -> None:
@@ -58,6 +78,12 @@ async def why_not_bind(ip: str, port: int) -> str:
         if error.errno == errno.EACCES:
             return f"Only root may listen on {where}."
         return f"Nothing can listen on {where}: {error.strerror}."
+
+
+async def who_listens(port: int) -> str:
+    """Return a sentence if somebody listens on a port of this machine, "" if nobody does."""
+    _, listeners = await run_program("ss", "-Hltn", "sport", "=", f":{port}")
+    return f"Something else already listens on port {port}." if listeners.strip() else ""
 
 
 async def run_program(*command: str) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from appliance.proxies.machine import write_private
+from appliance.proxies.machine import has_group, write_private
 
 _Seen = tuple[int, int, int, int]
 
@@ -22,8 +22,9 @@ class RouteFolder:
     beside the folder, on the same file system: Traefik never reads half a file.
     """
 
-    def __init__(self, path: Path, log: logging.Logger) -> None:
+    def __init__(self, path: Path, log: logging.Logger, group: int | None = None) -> None:
         self.path = path
+        self._group = group   # of a Traefik that runs as somebody else: it may read
         self.identity = ""    # a folder made anew is another one to whoever watches it
         self._log = log
         self._wanted: dict[str, str] = {}
@@ -71,7 +72,7 @@ class RouteFolder:
             status = found.pop(name, None)
             if status is not None and self._seen.get(name) == _identity(status):
                 continue
-            if status is not None and self._reads_as_wanted(name):
+            if status is not None and has_group(status, self._group) and self._reads_as_wanted(name):
                 self._seen[name] = _identity(status)
                 continue
             if not quiet:
@@ -92,13 +93,10 @@ class RouteFolder:
             return False
 
     def _write(self, name: str) -> None:
-        target, temporary = self.path / name, self.path.parent / f".new-{name}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(self._wanted[name])
+        target = self.path / name
         if target.is_dir() and not target.is_symlink():
             self._refuse(name)
-        os.replace(temporary, target)
+        write_private(target, self._wanted[name], group=self._group, via=self.path.parent / f".new-{name}")
         self._seen[name] = _identity(target.lstat())
 
     def _refuse(self, name: str) -> None:
@@ -120,6 +118,7 @@ class RouteFolder:
         except FileNotFoundError:
             self.path.mkdir(mode=0o700, parents=True)
             is_new, inode = True, self.path.stat().st_ino
+        self._let_group_in()
         if not is_new and self.identity.startswith(f"{inode}-"):
             return False
         if self.identity:
@@ -127,6 +126,13 @@ class RouteFolder:
         self.identity = self._identify(inode, is_new=is_new)
         self._seen.clear()
         return True
+
+    def _let_group_in(self) -> None:
+        if self._group is not None:
+            found = self.path.stat()
+            if (found.st_mode & 0o777, found.st_gid) != (0o750, self._group):
+                os.chown(self.path, -1, self._group)
+                self.path.chmod(0o750)
 
     def _identify(self, inode: int, *, is_new: bool) -> str:
         """Return what this folder is known by, to the next Hub too; its inode alone may be that of a removed one."""

@@ -18,14 +18,22 @@ from pathlib import Path
 from time import monotonic
 from urllib.parse import urlsplit
 
-from traitlets import Unicode
+from traitlets import Bool, Integer, Unicode
 
 from appliance.domain.route import Route
 from appliance.errors import ApplianceError, BadName, DiskFull, Misconfigured, ProxyDown
 from appliance.ports import Proxy
-from appliance.proxies.machine import check_certificate, free_port, run_program, why_not_bind, write_private
+from appliance.proxies.machine import (
+    check_certificate,
+    free_port,
+    run_program,
+    who_listens,
+    why_not_bind,
+    write_private,
+)
 from appliance.proxies.route_folder import RouteFolder
 from appliance.proxies.traefik_api import api_access, ask_api
+from appliance.proxies.traefik_container import TraefikContainer
 from appliance.proxies.traefik_files import (
     Edge,
     ServerFile,
@@ -41,12 +49,26 @@ FIXED_FILE = "_fixed.yml"
 MARKER_FILE = "-marker.yml"   # read first, in order of name: once it is new, what was removed before it is gone
 CHECK_S = 0.2                 # between two looks at the process and the folder
 FOLLOW_S = 0.3                # a write that is not live by then is followed by SIGHUP
+MEET_S = 20.0                 # a Hub that starts waits so long for a container that is about to answer
 DEAF_S = 15.0                 # an API that is silent for so long belongs to a Traefik that hangs
 ACCESS_LOG_BYTES = 20_000_000
 
 
 class TraefikProxy(Proxy):
-    """Starts, adopts and supervises one Traefik; see `traefik/` for what it reads."""
+    """Starts, adopts and supervises one Traefik; see `traefik/` for what it reads.
+
+    With should_start off Traefik is a container that Docker Compose keeps: the Hub writes what it reads, and signals or
+    restarts it through the engine. While it is away the Hub waits.
+    """
+
+    should_start = Bool(
+        True, help="Start Traefik as a process of this machine; off: it is a container that somebody else keeps, as "
+                   "compose.yaml does.").tag(config=True)
+    container_name = Unicode(
+        "appliance-traefik", help="Name of that container; with should_start off.").tag(config=True)
+    user_id = Integer(
+        65532, min=1, help="User and group that Traefik runs as in that container: the group may read the routes.",
+    ).tag(config=True)
 
     traefik_executable = Unicode(
         "", help="Traefik's program. Empty: the one installed with the Hub, else the one in PATH.").tag(config=True)
@@ -57,13 +79,30 @@ class TraefikProxy(Proxy):
     _marker: str
     _process: TraefikProcess
     _folder: RouteFolder
+    _container: TraefikContainer | None = None
+
+    async def prepare(self) -> None:
+        edge = self._ensure_edge()
+        check_certificate(self.ssl_cert, self.ssl_key)
+        with _disk_errors():
+            if self._container is not None:
+                self._container.ensure_folders()
+                self._container.write_static(dump(static_config(edge)))
+            self._folder.repair(quiet=True)
+
+    def kept_by(self) -> str:
+        return "" if self.should_start else (
+            f"Traefik is the container {self.container_name}, which Docker Compose keeps. To end it: "
+            "docker compose stop traefik")
 
     async def start(self) -> None:
         edge = self._ensure_edge()
         check_certificate(self.ssl_cert, self.ssl_key)
         with _disk_errors():
             self._folder.repair(quiet=True)
-        if not await self._adopt(edge):
+        if self._container is not None:
+            await self._meet(self._container)
+        elif not await self._adopt(edge):
             await self._spawn()
 
     async def run(self) -> None:
@@ -74,10 +113,10 @@ class TraefikProxy(Proxy):
             now = monotonic()
             try:
                 if self._folder.repair():
-                    self._process.signal(signal.SIGHUP)
+                    await self._signal(signal.SIGHUP)
             except OSError as error:
                 self.log.error("The folder of routes cannot be kept right: %s", error)
-            if not self._process.is_alive():
+            if self._container is None and not self._process.is_alive():
                 if now < spawned_at + delay_s:
                     continue
                 self.log.error("Traefik has ended and is started again.")
@@ -92,16 +131,18 @@ class TraefikProxy(Proxy):
             if now < asked_at + 2:
                 continue
             asked_at = now
-            if (await self._ask("/api/version", timeout_s=1.0))[0] == 200:
+            if await self._is_well():
                 heard_at = monotonic()
+            elif self._container is not None:
+                await self._look_why(self._container, is_deaf=monotonic() > heard_at + DEAF_S)
             elif monotonic() > heard_at + DEAF_S:
                 self.log.error("Traefik has not answered for %d seconds and is ended.", DEAF_S)
                 await self._process.stop(grace_s=0.5)
-            self._rotate_access_log()
+            await self._rotate_access_log()
             if (times := self._certificate_times()) != certificate:
                 certificate = times
                 self.log.info("The certificate was replaced; Traefik reads it again.")
-                self._process.signal(signal.SIGHUP)
+                await self._signal(signal.SIGHUP)
 
     async def set_routes(self, routes: Mapping[str, Route]) -> None:
         edge = self._ensure_edge()
@@ -116,13 +157,13 @@ class TraefikProxy(Proxy):
         with _disk_errors():
             if self._folder.put_all(self._fixed(edge) | files):
                 self._mark()
-        self._follow()
+        await self._follow()
 
     async def add(self, route: Route) -> None:
         file = self._files[route.server_id] = self._file(self._ensure_edge(), route)
         with _disk_errors():
             self._folder.put(file.name, file.text)
-        self._follow()
+        await self._follow()
 
     async def remove(self, server_id: str) -> None:
         self._ensure_edge()
@@ -130,7 +171,7 @@ class TraefikProxy(Proxy):
         with _disk_errors():
             if self._folder.drop(f"{server_id}.yml"):
                 self._mark()
-        self._follow()
+        await self._follow()
 
     async def wait_live(self, server_id: str, timeout_s: float = 10.0) -> None:
         started_at, follow_s = monotonic(), FOLLOW_S
@@ -143,7 +184,7 @@ class TraefikProxy(Proxy):
                 raise ProxyDown(evidence=said)
             if elapsed_s > follow_s:
                 follow_s *= 3
-                self._process.signal(signal.SIGHUP)
+                await self._signal(signal.SIGHUP)
             await asyncio.sleep(min(0.025, 0.005 + elapsed_s / 4))
 
     async def close_connections(self, url: str) -> None:
@@ -156,7 +197,13 @@ class TraefikProxy(Proxy):
             self.log.error("Open connections to a server could not be closed: %s",
                            still_open.strip() or "the program ss (iproute2) is missing or not permitted")
 
+    async def close(self) -> None:
+        if self._container is not None:
+            await self._container.close()
+
     async def stop(self) -> None:
+        if not self.should_start:
+            return
         process = self._process if self._edge is not None else TraefikProcess(self._state_folder())
         if process.running is None:
             process.adopt()
@@ -173,16 +220,24 @@ class TraefikProxy(Proxy):
         folder = self._state_folder()
         with _disk_errors():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.chmod(0o700)
+            if self.should_start:
+                folder.chmod(0o700)
             port, password = api_access(folder / "api.json")
         edge = self._edge = Edge(
             folder=folder, base_url=self.base_url, hub_url=self.hub_url, hub_secret=self.hub_secret,
-            bind_ip=self.bind_ip, bind_port=self.bind_port, api_port=port, api_password=password,
+            bind_ip=self.bind_ip, bind_port=self.bind_port, api_port=port, api_password=password, separate=not self.should_start,
             ssl_key=str(Path(self.ssl_key).absolute()) if self.ssl_key else "",
             ssl_cert=str(Path(self.ssl_cert).absolute()) if self.ssl_cert else "")
         self._files, self._generations, self._marker = {}, {}, "marker"
         self._process = TraefikProcess(folder)
-        self._folder = RouteFolder(edge.routes, self.log)
+        if not self.should_start:
+            if self.control is None:
+                raise Misconfigured("c.TraefikProxy.should_start is off, but nobody can reach the container engine.")
+            self._container = TraefikContainer(
+                folder, self.control(self.container_name), self.user_id, self.log, lambda path: self._ask(path, 1.0))
+            with _disk_errors():
+                self._container.ensure_folders()
+        self._folder = RouteFolder(edge.routes, self.log, None if self.should_start else self.user_id)
         # Routes of an earlier Hub stay until set_routes says otherwise: somebody may be working.
         with _disk_errors():
             self._folder.put_all(_earlier_routes(edge.routes) | self._fixed(edge))
@@ -207,11 +262,57 @@ class TraefikProxy(Proxy):
         self._marker = f"marker-{secrets.token_hex(6)}"
         self._folder.put(MARKER_FILE, dump(marker_config(self._marker)))
 
-    def _follow(self) -> None:
+    async def _follow(self) -> None:
         """Tell Traefik of a change if the folder is not the one that it watches."""
-        running = self._process.running
+        running = self._process.running if self._container is None else self._container.running
         if running is not None and running.watched != self._folder.identity:
-            self._process.signal(signal.SIGHUP)
+            await self._signal(signal.SIGHUP)
+
+    async def _signal(self, number: signal.Signals) -> None:
+        if self._container is None:
+            self._process.signal(number)
+        else:
+            await self._container.signal(number)
+
+    async def _is_well(self) -> bool:
+        """Say whether Traefik answers, and runs with the static configuration that is wanted."""
+        if self._container is None:
+            return (await self._ask("/api/version", timeout_s=1.0))[0] == 200
+        try:
+            return await self._container.settle(dump(static_config(self._ensure_edge())), self._folder.identity)
+        except OSError as error:
+            self.log.error("What Traefik reads cannot be written: %s", error)
+            return False
+
+    # -- the container -------------------------------------------------------------------------------------------------
+    async def _meet(self, container: TraefikContainer) -> None:
+        """Adopt the container that runs, or wait a moment for one that is about to; else run() waits for it."""
+        deadline = monotonic() + MEET_S
+        while not await self._is_well():
+            if monotonic() > deadline or await container.state() in ("missing", "unknown", "created", "exited", "dead"):
+                await self._look_why(container, is_deaf=False)
+                return
+            await asyncio.sleep(0.1)
+
+    async def _look_why(self, container: TraefikContainer, *, is_deaf: bool) -> None:
+        """Say what keeps a silent Traefik from answering, and undo what can be undone."""
+        edge = self._ensure_edge()
+        if await container.state() == "running":
+            if is_deaf:
+                self.log.error("Traefik has not answered for %d seconds and is restarted.", DEAF_S)
+                await container.restart()
+            return
+        taken = await who_listens(edge.api_port)
+        if taken and await container.state() == "restarting":
+            # it cannot be Traefik's own: nothing of it ran before or after
+            edge = self._edge = Edge(**{**vars(edge), "api_port": free_port()})
+            self.log.warning("%s Traefik's API moves to port %d.", taken, edge.api_port)
+            with _disk_errors():
+                write_private(edge.folder / "api.json", json.dumps({"port": edge.api_port, "password": edge.api_password}))
+                container.write_static(dump(static_config(edge)))
+            await container.restart()
+            return
+        await container.say_why_silent(await who_listens(edge.bind_port))
 
     # -- the process ---------------------------------------------------------------------------------------------------
     async def _adopt(self, edge: Edge) -> bool:
@@ -275,12 +376,12 @@ class TraefikProxy(Proxy):
         edge = self._ensure_edge()
         return await ask_api(edge.api_port, edge.api_password, path, timeout_s)
 
-    def _rotate_access_log(self) -> None:
-        path = self._ensure_edge().folder / "access.log"
+    async def _rotate_access_log(self) -> None:
+        path = self._ensure_edge().logs / "access.log"
         with suppress(OSError):
             if path.stat().st_size > ACCESS_LOG_BYTES:
                 path.replace(path.with_suffix(".log.1"))
-                self._process.signal(signal.SIGUSR1)  # opens its log files anew
+                await self._signal(signal.SIGUSR1)  # opens its log files anew
 
     def _certificate_times(self) -> list[int]:
         times = []

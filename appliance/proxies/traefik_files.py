@@ -55,6 +55,7 @@ class Edge:
     api_port: int             # on the loopback address
     api_password: str
     redirect: bool = False    # port 80 leads to HTTPS
+    separate: bool = False    # Traefik runs as somebody else, who writes nothing but below `logs`
 
     @property
     def tls(self) -> bool:
@@ -63,6 +64,10 @@ class Edge:
     @property
     def routes(self) -> Path:
         return self.folder / "routes"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs" if self.separate else self.folder
 
 
 def listen_address(ip: str, port: int) -> str:
@@ -108,14 +113,15 @@ def static_config(edge: Edge) -> Config:
             "file": {"directory": str(edge.routes), "watch": True},
         },
         "api": {"insecure": False, "dashboard": False},
+        "ping": {"entryPoint": "api"},
         "metrics": {"prometheus": {"manualRouting": True, "addEntryPointsLabels": False, "addServicesLabels": True}},
         # DEBUG prints every injected token
         "log": {
             "level": "INFO", "format": "common", "noColor": True,
-            "filePath": str(edge.folder / "traefik.log"), "maxSize": 10, "maxBackups": 1,
+            "filePath": str(edge.logs / "traefik.log"), "maxSize": 10, "maxBackups": 1,
         },
         "accessLog": {
-            "filePath": str(edge.folder / "access.log"), "format": "json", "bufferingSize": 100,
+            "filePath": str(edge.logs / "access.log"), "format": "json", "bufferingSize": 100,
             "fields": {
                 "defaultMode": "keep", "headers": {"defaultMode": "drop"},
                 "queryParameters": {"defaultMode": "drop"},

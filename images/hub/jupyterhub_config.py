@@ -1,0 +1,36 @@
+"""Settings for life in a container, as compose.yaml starts it. A box's own are in /etc/appliance/config.d, and win."""
+import os
+from pathlib import Path
+
+c = get_config()  # noqa: F821
+
+
+def said(name, default):
+    """What compose.yaml passes on; an empty variable is one that nobody set."""
+    return os.environ.get(f"APPLIANCE_{name}") or default
+
+
+name, data = said("NAME", "appliance"), Path(said("DATA", "/var/lib/appliance"))
+
+c.JupyterHub.port = int(said("HTTP_PORT", "80"))
+c.JupyterHub.hub_port = int(said("HUB_PORT", "8081"))
+c.JupyterHub.base_url = said("BASE_URL", "/")
+# One path inside and outside: the engine looks for homes on the host.
+c.JupyterHub.db_url = f"sqlite:///{data}/jupyterhub.sqlite"
+c.JupyterHub.cookie_secret_file = str(data / "jupyterhub_cookie_secret")
+c.JupyterHub.state_dir = str(data / "state")
+c.JupyterHub.homes_dir = str(data / "homes")
+# The accounts of this container would be nobody's.
+c.JupyterHub.authenticator_class = "local"
+
+c.TraefikProxy.should_start = False
+c.TraefikProxy.container_name = f"{name}-traefik"
+c.TraefikProxy.user_id = 65532
+
+c.DockerSpawner.namespace = name
+c.DockerSpawner.subnet = said("SUBNET", "10.77.0.0/16")
+c.DockerSpawner.image = said("NOTEBOOK_IMAGE", "appliance/notebook:latest")
+c.DockerSpawner.probe_image = said("BASE_IMAGE", "appliance/base:latest")
+
+for _file in sorted(Path("/etc/appliance/config.d").glob("*.py")):
+    load_subconfig(str(_file))  # noqa: F821
