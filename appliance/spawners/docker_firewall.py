@@ -50,7 +50,9 @@ class Rules:
             f"add table inet {self.table}",
             f"delete table inet {self.table}",
             f"table inet {self.table} {{",
-            *(["  set connections { type ipv4_addr; size 65535; flags dynamic; }"] if counted else []),
+            # `typeof`: what a newer nft (in the Hub's own container, say) keeps for `type ipv4_addr` kills nft 1.0.6, Debian
+            # 12's, whenever it lists anything on that machine
+            *(["  set connections { typeof ip saddr; size 65535; flags dynamic; }"] if counted else []),
             # jumped to with every packet that comes from a container
             "  chain from_container {",
             "    meta nfproto ipv6 drop",
