@@ -97,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     add(commanding, "prepare", commands.prepare,
         "make the folders and write what a Traefik reads that something else starts, as compose.yaml does")
     add(commanding, "upgrade-db", commands.upgrade_db, "bring the database to this program's version")
+    one = add(commanding, "downgrade-db", commands.downgrade_db, "take the database back to an older schema, data kept")
+    one.add_argument("revision", metavar="SCHEMA", help="the schema that the older program knows, like 0001")
+    one.add_argument("--database", metavar="COPY", default="", help="work on this copy instead")
+    one = add(commanding, "trial", commands.trial, "start on a copy of the database, ask for the first pages, and end")
+    one.add_argument("--database", metavar="COPY", required=True, help="the copy; it is brought to this program's version")
+    add(commanding, "facts", commands.facts, "print what the box's own tools ask for, as JSON")
     user = commanding.add_parser("user", help="add, list, archive and delete accounts, set passwords", allow_abbrev=False)
     users = user.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     one = add(users, "add", commands.user_add, "add an account; prints a password unless one is given")

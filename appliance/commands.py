@@ -45,6 +45,27 @@ def upgrade_db(settings: Settings, parsed: argparse.Namespace) -> int:
     return 0
 
 
+def downgrade_db(settings: Settings, parsed: argparse.Namespace) -> int:
+    from appliance import upkeep
+
+    print(upkeep.downgrade_db(settings, parsed.revision, parsed.database))
+    return 0
+
+
+def trial(settings: Settings, parsed: argparse.Namespace) -> int:
+    from appliance import upkeep
+
+    print("The trial went well: " + "; ".join(upkeep.trial(settings, parsed.database)) + ".")
+    return 0
+
+
+def facts(settings: Settings, parsed: argparse.Namespace) -> int:
+    from appliance import upkeep
+
+    print(upkeep.as_json(upkeep.facts(settings)))
+    return 0
+
+
 def generate_config(path: Path, classes: Iterable[type[Configurable]], *, replace: bool) -> int:
     """Write a file in which every option stands as a comment with its default."""
     classes = list(classes)

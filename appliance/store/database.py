@@ -108,12 +108,22 @@ class Database:
         """Bring the schema up to date and return the revision. Alembic runs in a process of its own: it is needed once
         and would stay in the Hub's memory for ever."""
         self.revision()
-        done = subprocess.run([sys.executable, "-m", "appliance.store.migrate"], input=self.url,
+        self._migrate("upgrade", "head", "could not be brought up to date")
+        return HEAD
+
+    def downgrade(self, revision: str) -> str:
+        """Take the schema back to an older revision and return it; nothing to do where it is there or below."""
+        found = self.revision()
+        if found is None or found <= revision:
+            return found or "none"
+        self._migrate("downgrade", revision, f"could not be taken back to schema {revision}")
+        return revision
+
+    def _migrate(self, direction: str, revision: str, failing: str) -> None:
+        done = subprocess.run([sys.executable, "-m", "appliance.store.migrate", direction, revision], input=self.url,
                               capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise Misconfigured(f"The database {self.shown_url} could not be brought up to date.",
-                                action=done.stderr.strip()[-800:])
-        return HEAD
+            raise Misconfigured(f"The database {self.shown_url} {failing}.", action=done.stderr.strip()[-800:])
 
     @property
     def shown_url(self) -> str:
@@ -137,6 +147,25 @@ def normalize_url(url: str) -> str:
     except (ArgumentError, NoSuchModuleError) as error:
         raise Misconfigured(f"“{url}” is not the address of a database.",
                             action="Write sqlite:///FILE or postgresql://USER@HOST/NAME.") from error
+
+
+def describe(url: str) -> dict[str, str]:
+    """Return where a database is, without its password: kind (sqlite, postgresql), then path, or host, name and user."""
+    parsed = make_url(normalize_url(url))
+    if parsed.get_backend_name() == "sqlite":
+        return {"kind": "sqlite", "path": str(Path(parsed.database or "").absolute())}
+    host = parsed.host or parsed.query.get("host") or ""
+    return {"kind": "postgresql", "host": host if isinstance(host, str) else host[0], "name": parsed.database or "",
+            "user": parsed.username or ""}
+
+
+def beside(url: str, name: str) -> str:
+    """Return the URL of a copy: `name` is a URL, a file, or the bare name of another database on the same PostgreSQL; "" is
+    the database itself."""
+    parsed = make_url(normalize_url(url))
+    if name and parsed.get_backend_name() == "postgresql" and "://" not in name and "/" not in name:
+        return parsed.set(database=name).render_as_string(hide_password=False)
+    return normalize_url(name or url)
 
 
 def known_revisions() -> set[str]:

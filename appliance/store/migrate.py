@@ -1,4 +1,4 @@
-"""Brings a database up to date: `python -m appliance.store.migrate`, the database's URL on standard input."""
+"""Changes a database's schema: `python -m appliance.store.migrate upgrade|downgrade REVISION`, its URL on standard input."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from appliance.store.database import MIGRATIONS
 
 
 def upgrade(url: str, revision: str = "head") -> None:
+    command.upgrade(_config(url), revision)
+
+
+def downgrade(url: str, revision: str) -> None:
+    command.downgrade(_config(url), revision)
+
+
+def _config(url: str) -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["url"] = url
-    command.upgrade(config, revision)
+    return config
 
 
 if __name__ == "__main__":
-    upgrade(sys.stdin.read().strip())
+    {"upgrade": upgrade, "downgrade": downgrade}[sys.argv[1]](sys.stdin.read().strip(), sys.argv[2])
