@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from traitlets import Bool, Enum, Float, Integer, TraitError, TraitType, Unicode
+from traitlets import Bool, Enum, Float, Integer, List, TraitError, TraitType, Unicode
 from traitlets.config import Config, Configurable, LoggingConfigurable
 
 from appliance import plugins
 from appliance.configfile import Checker, ConfigFile, GivenOnCommandLine, readable
 from appliance.cookiesecret import load_cookie_secret as load_cookie_secret
+from appliance.domain.hosts import clean_host
 from appliance.domain.urls import Urls, origin_of
 from appliance.errors import Misconfigured
 from appliance.ports import Authenticator, Homes, Proxy, Spawner
@@ -56,6 +57,13 @@ class JupyterHub(Configurable):
     public_url = Unicode(
         "", help="The address people type, like https://box.school, if something stands in front of the box. "
                  "Empty: whatever address a browser used.").tag(config=True)
+    tls = Enum(
+        ("", "off", "selfsigned", "files", "letsencrypt"), "",
+        help="Where the certificate comes from: selfsigned is an authority of the box's own, files are ssl_cert and ssl_key, "
+             "off is plain HTTP. Empty: files if ssl_cert is given, else off.").tag(config=True)
+    tls_names = List(
+        Unicode(), help="DNS names and IP addresses in the certificate, for selfsigned and letsencrypt. Empty with selfsigned: "
+                        "the public_url's, this machine's name and its addresses.").tag(config=True)
     ssl_key = Unicode("", help="File of the TLS certificate's private key.").tag(config=True)
     ssl_cert = Unicode("", help="File of the TLS certificate, followed by those that signed it.").tag(config=True)
     hub_ip = Unicode("127.0.0.1", help="Address the Hub itself listens on, for the proxy.").tag(config=True)
@@ -78,6 +86,11 @@ class JupyterHub(Configurable):
     default_url = Unicode("", help="Path to lead people to instead, like /hub/home.").tag(config=True)
     state_dir = Unicode("state", help="Folder for what the box keeps for itself: routes, keys, logs.").tag(config=True)
     homes_dir = Unicode("homes", help="Folder of the users' home directories.").tag(config=True)
+    authenticate_prometheus = Bool(
+        True, help="Ask for a token at /hub/metrics; off: whoever reaches the box reads them.").tag(config=True)
+    metrics_token_file = Unicode(
+        "", help="File of the token with which Prometheus reads /hub/metrics; an admin's API token does as well.",
+    ).tag(config=True)
     log_level = Enum(
         (0, 10, 20, 30, 40, 50, "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL"), "INFO",
         help="How much the Hub writes to its log.").tag(config=True)
@@ -93,6 +106,8 @@ class Settings:
     port: int
     base_url: str                   # begins and ends with a slash
     public_origin: str              # "https://box.school", or "": whatever address a browser used
+    tls: str                        # off, selfsigned, files or letsencrypt
+    tls_names: tuple[str, ...]      # as certificates have them; (): whatever this machine is called
     ssl_key: str                    # "" or an absolute path, as is ssl_cert: both or none
     ssl_cert: str
     hub_ip: str
@@ -111,11 +126,17 @@ class Settings:
     state_dir: Path
     homes_dir: Path
     log_level: int
+    authenticate_prometheus: bool
+    metrics_token_file: Path | None
     notices: tuple[str, ...] = ()   # options we do not have
 
     @property
     def urls(self) -> Urls:
         return Urls(self.base_url)
+
+    @property
+    def public_host(self) -> str:
+        return urlsplit(self.public_origin).hostname or ""
 
     @property
     def classes(self) -> tuple[type[Configurable], ...]:
@@ -236,13 +257,16 @@ class _Resolver:
         hub = self.hub
         ip, port, base_url = self.binding()
         key, cert = self.certificate()
+        tls, names = self.tls(), self.tls_names()
+        self.check_proxy(drivers[plugins.PROXY.option], tls, names, port)
         if hub.port == hub.hub_port and hub.hub_ip == ip:
             raise self.refuse("hub_port", "must differ from c.JupyterHub.port")
         limit = hub.concurrent_spawn_limit
         level = hub.log_level
         return Settings(
             config=self.config, config_file=file.absolute() if file else None,
-            ip=ip, port=port, base_url=base_url, public_origin=self.public_origin(base_url), ssl_key=key, ssl_cert=cert,
+            ip=ip, port=port, base_url=base_url, public_origin=self.public_origin(base_url),
+            tls=tls, tls_names=names, ssl_key=key, ssl_cert=cert,
             hub_ip=self.address("hub_ip", hub.hub_ip), hub_port=hub.hub_port, db_url=self.db_url(),
             cookie_secret_file=Path(hub.cookie_secret_file).absolute(),
             cookie_max_age=timedelta(days=hub.cookie_max_age_days),
@@ -251,7 +275,9 @@ class _Resolver:
             active_server_limit=hub.active_server_limit, redirect_to_server=hub.redirect_to_server,
             default_url=self.default_url(), state_dir=Path(hub.state_dir).absolute(),
             homes_dir=Path(hub.homes_dir).absolute(),
-            log_level=level if isinstance(level, int) else logging.getLevelNamesMapping()[str(level)], notices=notices)
+            log_level=level if isinstance(level, int) else logging.getLevelNamesMapping()[str(level)], notices=notices,
+            authenticate_prometheus=hub.authenticate_prometheus,
+            metrics_token_file=Path(hub.metrics_token_file).absolute() if hub.metrics_token_file else None)
 
     def binding(self) -> tuple[str, int, str]:
         hub, said = self.hub, self.config.JupyterHub
@@ -262,8 +288,8 @@ class _Resolver:
                 found = url.port or {"http": 80, "https": 443}[url.scheme]
             except (ValueError, KeyError):
                 raise self.refuse("bind_url", "must be like http://127.0.0.1:8000/") from None
-            if url.scheme == "https" and not hub.ssl_cert:
-                raise self.refuse("bind_url", "says https, which needs c.JupyterHub.ssl_key and ssl_cert")
+            if url.scheme == "https" and self.tls() == "off":
+                raise self.refuse("bind_url", "says https, which needs c.JupyterHub.tls, or ssl_key and ssl_cert")
             ip = ip if "ip" in said else url.hostname or ""
             port = port if "port" in said else found
             base = base if "base_url" in said else url.path or "/"
@@ -291,6 +317,38 @@ class _Resolver:
             if reason:
                 raise self.refuse(name, f"cannot be read: {path}: {reason}")
         return (str(Path(key).absolute()), str(Path(cert).absolute())) if key else ("", "")
+
+    def tls(self) -> str:
+        said, given = str(self.hub.tls), bool(self.hub.ssl_cert or self.hub.ssl_key)
+        if said == "files" and not given:
+            raise self.refuse("tls", "is 'files', which needs c.JupyterHub.ssl_cert and ssl_key")
+        if said not in ("", "files") and given:
+            raise self.refuse("tls", f"is {said!r}, which does not go with c.JupyterHub.ssl_cert and ssl_key")
+        return said or ("files" if given else "off")
+
+    def tls_names(self) -> tuple[str, ...]:
+        tls, names = self.tls(), []
+        for said in self.hub.tls_names:
+            name = clean_host(said)
+            if not name:
+                raise self.refuse("tls_names", f"holds {said!r}, which is neither a DNS name nor an IP address")
+            names.append(name)
+        if names and tls in ("off", "files"):
+            raise self.refuse("tls_names", f"has no effect, because c.JupyterHub.tls is {tls!r}")
+        if tls == "letsencrypt" and not names:
+            raise self.refuse("tls", "is 'letsencrypt', which needs the box's names in c.JupyterHub.tls_names")
+        return tuple(dict.fromkeys(names))
+
+    def check_proxy(self, proxy: type[Proxy], tls: str, names: tuple[str, ...], port: int) -> None:
+        if tls in ("selfsigned", "letsencrypt") and port == 80:
+            raise self.refuse("tls", f"is {tls!r}, so c.JupyterHub.port cannot be 80, where HTTP is spoken; usual is 443")
+        found = proxy(config=self.config).refusal(tls, names)
+        if found is None:
+            return
+        option, reason = found
+        said_by = [cls.__name__ for cls in proxy.mro() if option in self.config.get(cls.__name__, ())]
+        where = self.checker.where(said_by[0], option) if said_by else self.checker.where("JupyterHub", "tls")
+        raise Misconfigured(f"{where}c.{proxy.__name__}.{option} {reason}.")
 
     def public_origin(self, base_url: str) -> str:
         if not self.hub.public_url:
@@ -327,11 +385,11 @@ def warnings(settings: Settings) -> list[str]:
     found = list(settings.notices)
     if not _is_loopback(settings.hub_ip):
         found.append("c.JupyterHub.hub_ip lets other machines reach the Hub past the proxy; 127.0.0.1 does not.")
-    if not (_is_loopback(settings.ip) or settings.ssl_cert or settings.public_origin.startswith("https://")):
+    if not (_is_loopback(settings.ip) or settings.tls != "off" or settings.public_origin.startswith("https://")):
         where = settings.ip or "all addresses of this machine"
         found.append(
             f"The box listens on {where}, port {settings.port}, without encryption: whoever shares the network can "
-            "read passwords. Give --ssl-key and --ssl-cert, or --ip=127.0.0.1 behind something that encrypts.")
+            "read passwords. Set c.JupyterHub.tls, or give --ip=127.0.0.1 behind something that encrypts.")
     return found
 
 

@@ -23,10 +23,12 @@ from appliance.domain.capability import derive_key
 from appliance.domain.urls import Urls
 from appliance.errors import ApplianceError, EngineDown, Misconfigured
 from appliance.hub.accounts import Accounts, StoredPasswords
+from appliance.hub.census import Census
 from appliance.hub.changes import Changes
 from appliance.hub.hub import Hub
 from appliance.hub.lifecycle import Lifecycle
 from appliance.hub.lock import HubLock
+from appliance.hub.metrics import Metrics, MetricsAccess
 from appliance.hub.probe import Probe
 from appliance.hub.rebuild import put_users_back
 from appliance.hub.reconciler import Reconciler
@@ -67,7 +69,7 @@ class Box:
         specs = Specs(urls, self.spawner, settings.hub_port)
         self._probe = Probe()
         lifecycle = Lifecycle(self.db, self.spawner, self.proxy, self.homes, self.authenticator, routes, specs, changes,
-                              self._probe, on_step)
+                              self._probe, on_step, metrics := Metrics(__version__))
         self.homes.in_use = lifecycle.home_in_use
         self.reconciler = Reconciler(
             lifecycle, limit=settings.concurrent_spawn_limit or sys.maxsize, active_limit=settings.active_server_limit)
@@ -78,7 +80,9 @@ class Box:
         accounts = Accounts(self.db, self.authenticator, sessions, Throttle(), derive_key(secret, "device"))
         after_sign_in = settings.default_url or ("spawn" if settings.redirect_to_server else "home")
         self.hub = Hub(urls, __version__, settings.public_origin, after_sign_in, proxy_secret, secret, accounts, sessions,
-                       servers, changes, self.reconciler)
+                       servers, changes, self.reconciler, metrics,
+                       Census(self.db, self.reconciler, self.spawner, self.homes),
+                       MetricsAccess(settings.authenticate_prometheus, settings.metrics_token_file))
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Run until cancelled. `started` is called when browsers are let in. Raises Misconfigured, ProxyDown."""
@@ -90,6 +94,7 @@ class Box:
                 tasks.start_soon(self.proxy.run)
                 tasks.start_soon(self.reconciler.run)
                 tasks.start_soon(self._serve_api_to_servers)
+                tasks.start_soon(self.hub.metrics.watch_event_loop)
                 started()
                 await anyio.sleep_forever()
         finally:
@@ -171,6 +176,7 @@ def run_hub(settings: Settings, *, on_step: Callable[[str], None] = lambda step:
             logger.warning(warning)
 
         def started() -> None:
+            box.hub.metrics.hub_started(time.monotonic() - began_at)
             lock.write(shown_url(settings))
             print(f"The Hub is ready after {time.monotonic() - began_at:.1f} s: {shown_url(settings)}", flush=True)
 

@@ -23,7 +23,7 @@ from traitlets.config import LoggingConfigurable
 from appliance.domain.limits import parse_bytes
 from appliance.domain.names import normalize_username, validate_username
 from appliance.domain.route import Route
-from appliance.errors import BadName, BadOption, LoginRefused
+from appliance.errors import ApplianceError, BadName, BadOption, LoginRefused
 
 
 class ByteSize(TraitType[int | None, int | str | float | None]):
@@ -274,6 +274,10 @@ class Spawner(LoggingConfigurable):
         """Return what a running server uses now, None if that is not known."""
         return None
 
+    async def shared_usage(self) -> Usage | None:
+        """Return what all servers use together, and may, where one control group holds them all."""
+        return None
+
     async def close(self) -> None:
         """Let go of connections and threads. Servers go on."""
 
@@ -309,6 +313,15 @@ class KeptContainer(Protocol):
         """Return the last lines it printed, "" if there is none."""
         ...
 
+    async def start_another(self, name: str, command: list[str]) -> KeptContainer:
+        """Start one more with the same image, user, environment, limits and mounts but another command; its name ends in
+        `name`, and what is left of an earlier one is removed. Raises NotFound."""
+        ...
+
+    async def remove(self) -> None:
+        """End and remove it at once. Idempotent."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -322,6 +335,9 @@ class Proxy(LoggingConfigurable):
     hub_secret: str = ""                        # sent to the Hub as X-Appliance-Proxy, so that it trusts X-Forwarded-*
     bind_ip: str = ""
     bind_port: int = 8000
+    tls: str = ""                               # off, selfsigned, files, letsencrypt; "": files if ssl_cert is set
+    tls_names: tuple[str, ...] = ()
+    public_host: str = ""                       # of the address people type, if that is configured
     ssl_key: str = ""
     ssl_cert: str = ""
     control: Callable[[str], KeptContainer] | None = None   # of a container by its name, where the engine is known
@@ -329,6 +345,14 @@ class Proxy(LoggingConfigurable):
     async def prepare(self) -> None:
         """Write whatever the proxy reads and make its folders, without starting anything. Idempotent and quick; for a
         proxy that somebody else starts. Raises Misconfigured, DiskFull."""
+
+    def refusal(self, tls: str, names: tuple[str, ...]) -> tuple[str, str] | None:
+        """Return (an option of this class, why it cannot be) where its configuration does not fit the box's TLS."""
+        return None
+
+    def trouble(self) -> ApplianceError | None:
+        """Return what an admin should mend although browsers are let in."""
+        return None
 
     def kept_by(self) -> str:
         """Return what an admin does to end a proxy that the Hub does not start, "" if stop() ends it."""

@@ -264,7 +264,7 @@ def _take(people: list[Person], problems: list[Problem], line: int, row: Mapping
                         ("admin", _flag), ("must_change_password", _flag)):
         if name in row or name == "name":
             try:
-                found[name] = check(row.get(name, ""))  # type: ignore[operator]
+                found[name] = check(row.get(name, ""))
             except BadInput as error:
                 wrong.append(error.sentence)
     problems += [Problem(line, sentence) for sentence in wrong]

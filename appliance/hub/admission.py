@@ -14,6 +14,9 @@ class Admission:
     def __len__(self) -> int:
         return len(self._inside)
 
+    def waiting(self) -> int:
+        return len(self._queue)
+
     def admit(self, server_id: str) -> bool:
         """Give a place if it is this server's turn, else put it in the queue."""
         if server_id in self._inside:

@@ -8,7 +8,9 @@ from appliance.domain.capability import derive_key
 from appliance.domain.urls import Urls
 from appliance.errors import ApplianceError
 from appliance.hub.accounts import Accounts
+from appliance.hub.census import Census
 from appliance.hub.changes import Changes
+from appliance.hub.metrics import Metrics, MetricsAccess
 from appliance.hub.reconciler import Reconciler
 from appliance.hub.servers import Servers
 from appliance.hub.sessions import Sessions
@@ -27,6 +29,9 @@ class Hub:
     servers: Servers
     events: Changes
     reconciler: Reconciler
+    metrics: Metrics
+    census: Census
+    metrics_access: MetricsAccess
 
     def key(self, purpose: str) -> bytes:
         """Return a 32-byte key for one purpose."""

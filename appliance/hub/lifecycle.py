@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import anyio
@@ -13,6 +13,7 @@ from appliance.domain.server import Phase, Server, Wanted
 from appliance.errors import AddressChanged, AppAnswersErrors, ApplianceError, AppNeverListened, StopTimeout, Unavailable
 from appliance.hub.changes import Changes
 from appliance.hub.failures import to_failure, why_ended
+from appliance.hub.metrics import Metrics
 from appliance.hub.probe import Probe
 from appliance.hub.routes import Routes
 from appliance.hub.specs import Specs
@@ -40,6 +41,7 @@ class Lifecycle:
     changes: Changes
     probe: Probe
     on_step: Callable[[str], None] = lambda step: None
+    metrics: Metrics = field(default_factory=Metrics)
 
     # -- up ----------------------------------------------------------------------------------------------------------
     async def start(self, server: Server) -> Server | None:
@@ -92,7 +94,8 @@ class Lifecycle:
         """From BOOTING to READY, once the proxy serves the route."""
         await self.refresh_route(server.id)
         self.on_step("route-live")
-        await self.enter(server, Phase.READY)
+        if await self.enter(server, Phase.READY) is not None:
+            self.metrics.spawned(server, ok=True)
 
     async def check(self, server: Server) -> None:
         """A server that is READY: does it still run?"""
@@ -126,6 +129,7 @@ class Lifecycle:
                 await self.fail(server, error)
                 return
             await self.enter(server, Phase.STOPPED)
+            self.metrics.stopped(server, ok=True)
         if server.user_deleted:
             await self.db.transact(lambda t: store.delete(t, server.id))
 
@@ -143,6 +147,7 @@ class Lifecycle:
         log.warning("%s's server %s failed (%s): %s%s", server.user_name, server.id, error.code, error.action,
                     f" {evidence[-600:]}" if evidence else "")
         await self.db.transact(lambda t: store.fail(t, server.id, to_failure(error), start_no=server.start_no))
+        self.metrics.failed(server, error.code)
         self.on_step("failed")
         self.changes.notify(server.id)
         await self.proxy.remove(server.id)

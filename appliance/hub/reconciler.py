@@ -56,6 +56,9 @@ class Reconciler:
         """Return 1 for the next one to be started, None for one that does not wait."""
         return self._admission.position(server_id)
 
+    def queue_length(self) -> int:
+        return self._admission.waiting()
+
     async def refresh_route(self, server_id: str) -> None:
         await self._life.refresh_route(server_id)
 

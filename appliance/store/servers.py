@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Transaction
 
+from appliance.domain.names import SMOKE_USER
 from appliance.domain.server import Failure, Phase, Server, Wanted
 from appliance.errors import Archived, NoAddress, NotFound
 from appliance.store import events
@@ -57,6 +58,13 @@ def up(t: Transaction) -> list[Server]:
 
 def count_ready(t: Transaction) -> int:
     return t.scalar(select(func.count()).select_from(ServerRow).where(ServerRow.phase == Phase.READY)) or 0
+
+
+def count_phases(t: Transaction) -> dict[Phase, int]:
+    """Return how many servers of people are in each phase."""
+    rows = t.execute(select(ServerRow.phase, func.count()).join(ServerRow.user).where(UserRow.name != SMOKE_USER)
+                     .group_by(ServerRow.phase)).all()
+    return dict.fromkeys(Phase, 0) | {Phase(phase): count for phase, count in rows}
 
 
 def of_users(t: Transaction, user_ids: Sequence[int]) -> list[Server]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, or_, select
@@ -66,6 +67,22 @@ def page(t: Transaction, *, search: str = "", up: bool = False, archived: bool =
 
 def count(t: Transaction) -> int:
     return t.scalar(select(func.count()).select_from(UserRow)) or 0
+
+
+def count_people(t: Transaction) -> tuple[int, int]:
+    """Return how many accounts people can use, and how many are archived."""
+    people = (UserRow.deleted_at.is_(None), UserRow.name != SMOKE_USER)
+    every = t.scalar(select(func.count()).select_from(UserRow).where(*people)) or 0
+    archived = t.scalar(select(func.count()).select_from(UserRow).where(*people, UserRow.archived_at.is_not(None))) or 0
+    return every - archived, archived
+
+
+def count_active(t: Transaction, periods: Mapping[str, timedelta]) -> dict[str, int]:
+    """Return how many people were seen within each period."""
+    now = datetime.now(UTC)
+    return {name: t.scalar(select(func.count()).select_from(UserRow).where(
+        UserRow.deleted_at.is_(None), UserRow.name != SMOKE_USER, UserRow.last_activity_at > now - period)) or 0
+        for name, period in periods.items()}
 
 
 def uid_taken(t: Transaction, uid: int) -> bool:

@@ -53,6 +53,7 @@ STATUS: dict[type[ApplianceError], int] = {
     errors.EngineUnsuitable: 503,
     errors.IsolationUnproven: 503,
     errors.ProxyDown: 503,
+    errors.CertificateTrouble: 503,
     errors.DatabaseDown: 503,
     errors.Misconfigured: 500,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -64,6 +65,12 @@ def route(entry: Entry, hub: Hub, *, public: bool = True, base: str = "") -> Rou
     """
 
     async def endpoint(request: Request) -> Response:
+        began_at = time.perf_counter()
+        response = await answer(request)
+        hub.metrics.request(request.method, entry.path, response.status_code, time.perf_counter() - began_at)
+        return response
+
+    async def answer(request: Request) -> Response:
         visit = Visit.of(request, hub, trust_proxy=public, api=entry.api)
         try:
             response = await _explained(visit, _answer(visit, entry, public))

@@ -19,6 +19,7 @@ from appliance.domain.user import Session, User
 from appliance.hub.accounts import Accounts
 from appliance.hub.changes import Changes
 from appliance.hub.lifecycle import Lifecycle
+from appliance.hub.metrics import Metrics
 from appliance.hub.probe import Probe
 from appliance.hub.reconciler import Reconciler
 from appliance.hub.routes import Routes
@@ -79,9 +80,10 @@ class MiniHub:
         urls = Urls()
         routes, specs = Routes(urls, self.spawner, KEY, KEY, ""), Specs(urls, self.spawner, 8081)
         self.authenticator = Doors()
+        self.metrics = Metrics()
         self.reconciler = Reconciler(
             Lifecycle(self.db, self.spawner, world.proxy, world.homes, self.authenticator, routes, specs, self.changes,
-                      self.probe, on_step), limit=world.limit, active_limit=world.active_limit)
+                      self.probe, on_step, self.metrics), limit=world.limit, active_limit=world.active_limit)
         self.servers = Servers(self.db, self.spawner, world.proxy, self.reconciler, routes, specs, self.changes, KEY)
         self.sessions = Sessions(self.db, SessionTokens(KEY, timedelta(days=1)), cookie_max_age_s=3600,
                                  after_end=self.servers.end_rights)

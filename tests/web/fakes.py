@@ -14,6 +14,7 @@ from appliance.domain.server import Failure, Phase, Server, Wanted
 from appliance.domain.urls import Urls
 from appliance.domain.user import Session, User
 from appliance.errors import ApplianceError, BadInput, LoginRefused, LoginThrottled, NotYours, Unavailable
+from appliance.hub.metrics import Metrics, MetricsAccess, State
 from appliance.ports import LoginRequest, Usage
 
 KEY = b"k" * 32
@@ -242,6 +243,14 @@ class FakeEvents:
             self.followers.remove(entry)
 
 
+class FakeCensus:
+    def __init__(self) -> None:
+        self.state = State()
+
+    async def take(self) -> State:
+        return self.state
+
+
 class FakeHub:
     version = "0.1.0"
     proxy_secret = "proxy-secret"
@@ -252,6 +261,7 @@ class FakeHub:
         self.public_url = public_url
         self.accounts, self.sessions = FakeAccounts(self), FakeSessions(self)
         self.servers, self.events = FakeServers(self), FakeEvents()
+        self.metrics, self.census, self.metrics_access = Metrics(self.version), FakeCensus(), MetricsAccess()
         self.trouble: list[ApplianceError] = []
 
     def key(self, purpose: str) -> bytes:
