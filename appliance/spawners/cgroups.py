@@ -94,6 +94,26 @@ def is_limited(group: PurePosixPath, root: Path = _ROOT) -> bool | None:
     return None
 
 
+def shared_memory(group: PurePosixPath, root: Path = _ROOT) -> tuple[int, int | None] | None:
+    """Return what a group and all below it use and may use, in bytes; None if that cannot be seen from here."""
+    try:
+        mounts = list(parse_mounts((root / "proc/self/mountinfo").read_text(), root))
+    except (OSError, ValueError):
+        return None
+    for mount in mounts:
+        v1 = "memory" in mount.controllers
+        if not v1 and mount.controllers:
+            continue
+        folder = _below(mount, group)
+        try:
+            said = (folder / ("memory.limit_in_bytes" if v1 else "memory.max")).read_text().strip()
+            limit = None if said == "max" or int(said) >= _UNLIMITED_V1 else int(said)
+            return _memory(folder, v1=v1), limit
+        except (OSError, LookupError, ValueError):
+            continue
+    return None
+
+
 def groups_of(text: str, container_id: str) -> dict[str, PurePosixPath]:
     """Return a container's group per controller ("" is version 2), out of /proc/PID/cgroup. Groups that its own processes
     made below it are left off, and so is every group that is not the container's."""

@@ -398,6 +398,12 @@ class DockerSpawner(Spawner):
         percent = self._cpu.percent(server_id, container_id, reading.cpu_s, time.monotonic())
         return Usage(reading.memory_bytes, self.mem_limit, percent, reading.pids)
 
+    async def shared_usage(self) -> Usage | None:
+        if not self.cgroup_parent or not self._cgroup_driver:
+            return None
+        found = cgroups.shared_memory(cgroups.group_of(self.cgroup_parent, systemd=self._cgroup_driver == "systemd"))
+        return Usage(*found, None) if found else None
+
     def _read_usage(self, client: APIClient, name: str) -> tuple[str, cgroups.Reading] | None:
         """Return a running container's id and what it uses."""
         try:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from appliance.errors import BadOption
-from appliance.spawners.cgroups import Reading, check_name, group_of, groups_of, is_limited, parse_mounts, read
+from appliance.spawners.cgroups import Reading, check_name, group_of, groups_of, is_limited, parse_mounts, read, shared_memory
 from appliance.spawners.cpu_meter import CpuMeter
 
 pytestmark = pytest.mark.unit
@@ -219,3 +219,22 @@ def test_servers_nobody_asks_about_any_more_are_forgotten() -> None:
     assert len(meter) == 601
     assert meter.percent("s0", "c", 2.0, 5000.0) is None
     assert len(meter) == 1
+
+
+@pytest.mark.parametrize(("kind", "options", "files", "expected"), [
+    ("cgroup2", "rw", {"memory.current": "1000", "memory.max": "max", "memory.stat": "inactive_file 100"}, (900, None)),
+    ("cgroup2", "rw", {"memory.current": "1000", "memory.max": "5000", "memory.stat": "inactive_file 0"}, (1000, 5000)),
+    ("cgroup", "rw,memory", {"memory.usage_in_bytes": "1000", "memory.limit_in_bytes": "9223372036854771712",
+                             "memory.stat": "total_inactive_file 1"}, (999, None)),
+    ("cgroup", "rw,memory", {"memory.usage_in_bytes": "7", "memory.limit_in_bytes": "8", "memory.stat": ""}, None),
+    ("cgroup", "rw,cpu", {}, None),
+])
+def test_what_all_servers_use_together(
+        tmp_path: Path, kind: str, options: str, files: dict[str, str], expected: tuple[int, int | None] | None) -> None:
+    folder = tmp_path / "sys/fs/cgroup/x/appliance.slice"
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mountinfo").write_text(f"1 2 0:3 / /sys/fs/cgroup/x rw - {kind} {kind} {options}\n")
+    assert shared_memory(PurePosixPath("/appliance.slice"), tmp_path) == expected
