@@ -18,7 +18,7 @@
     │   ├── HomesUnavailable
     │   └── SpawnError      the engine refused for a reason of its own
     ├── Unavailable         a part of the box does not answer
-    │   ├── EngineDown  EngineUnsuitable  IsolationUnproven  ProxyDown  DatabaseDown
+    │   ├── EngineDown  EngineUnsuitable  IsolationUnproven  ProxyDown  CertificateTrouble  DatabaseDown
     └── Misconfigured       the configuration or a file of the installation is not usable
 
 Each class has a stable `code`, a `sentence` for the student and an `action` for the teacher or admin; an instance may
@@ -290,6 +290,12 @@ class ProxyDown(Unavailable):
     code = "proxy-down"
     sentence = "The box's front door does not answer. It is being restarted."
     action = "Look at Traefik's log."
+
+
+class CertificateTrouble(Unavailable):
+    code = "certificate"
+    sentence = "The box could not get its certificate."
+    action = "Look at the Hub's log."
 
 
 class DatabaseDown(Unavailable):

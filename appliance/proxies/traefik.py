@@ -10,21 +10,29 @@ import asyncio
 import errno
 import hashlib
 import json
+import re
 import secrets
 import signal
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
+from typing import Any
 from urllib.parse import urlsplit
 
-from traitlets import Bool, Integer, Unicode
+from traitlets import Bool, Enum, Integer, Unicode
 
+from appliance.domain.hosts import is_address
 from appliance.domain.route import Route
 from appliance.errors import ApplianceError, BadName, DiskFull, Misconfigured, ProxyDown
 from appliance.ports import Proxy
+from appliance.proxies import acme
+from appliance.proxies.acme import Acme, AcmeSettings
+from appliance.proxies.acme_helper import in_container, in_process
+from appliance.proxies.certificates import Pair
 from appliance.proxies.machine import (
-    check_certificate,
     free_port,
     run_program,
     who_listens,
@@ -32,6 +40,7 @@ from appliance.proxies.machine import (
     write_private,
 )
 from appliance.proxies.route_folder import RouteFolder
+from appliance.proxies.served import ServedCertificate
 from appliance.proxies.traefik_api import api_access, ask_api
 from appliance.proxies.traefik_container import TraefikContainer
 from appliance.proxies.traefik_files import (
@@ -52,6 +61,8 @@ FOLLOW_S = 0.3                # a write that is not live by then is followed by 
 MEET_S = 20.0                 # a Hub that starts waits so long for a container that is about to answer
 DEAF_S = 15.0                 # an API that is silent for so long belongs to a Traefik that hangs
 ACCESS_LOG_BYTES = 20_000_000
+# Two weeks protect a class that meets weekly, and lock it out no longer should its certificate lapse.
+HSTS_SECONDS = 14 * 24 * 3600
 
 
 class TraefikProxy(Proxy):
@@ -73,7 +84,31 @@ class TraefikProxy(Proxy):
     traefik_executable = Unicode(
         "", help="Traefik's program. Empty: the one installed with the Hub, else the one in PATH.").tag(config=True)
 
+    http_port = Integer(
+        80, min=1, max=65535, help="Port that leads from HTTP to HTTPS, and where Let's Encrypt asks.").tag(config=True)
+    hsts_seconds = Integer(
+        None, min=0, allow_none=True,
+        help="How long a browser that came by HTTPS takes nothing else (HSTS). Unset: two weeks with a certificate from files "
+             "or Let's Encrypt, else 0, which says nothing.").tag(config=True)
+    acme_email = Unicode("", help="Where the certificate authority may write to; may be empty.").tag(config=True)
+    acme_challenge = Enum(
+        ("http", "dns"), "http", help="How the box's names are proved: by answering on port 80, or by a DNS record.",
+    ).tag(config=True)
+    acme_dns_provider = Unicode(
+        "", help="Who serves the names' DNS, as https://go-acme.github.io/lego/dns/ calls it; its variables are in "
+                 "Traefik's environment.").tag(config=True)
+    acme_server = Unicode(
+        acme.PRODUCTION, help="Directory of the certificate authority, if it is another than Let's Encrypt.").tag(config=True)
+    acme_staging_server = Unicode(
+        acme.STAGING, help="Directory for the trial that comes first. Empty, or unset with another acme_server: no trial.",
+    ).tag(config=True)
+    acme_ca_file = Unicode(
+        "", help="Certificates to trust when the authority is asked, beside the system's: of a network's proxy, or your "
+                 "own authority.").tag(config=True)
+
     _edge: Edge | None = None
+    _served: ServedCertificate | None = None
+    _acme: Acme | None = None
     _files: dict[str, ServerFile]
     _generations: dict[str, int]
     _marker: str
@@ -83,7 +118,6 @@ class TraefikProxy(Proxy):
 
     async def prepare(self) -> None:
         edge = self._ensure_edge()
-        check_certificate(self.ssl_cert, self.ssl_key)
         with _disk_errors():
             if self._container is not None:
                 self._container.ensure_folders()
@@ -97,8 +131,9 @@ class TraefikProxy(Proxy):
 
     async def start(self) -> None:
         edge = self._ensure_edge()
-        check_certificate(self.ssl_cert, self.ssl_key)
         with _disk_errors():
+            if self._served is not None:
+                edge = self._change(**self._shown(self._served.ensure()))
             self._folder.repair(quiet=True)
         if self._container is not None:
             await self._meet(self._container)
@@ -106,8 +141,13 @@ class TraefikProxy(Proxy):
             await self._spawn()
 
     async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._supervise())
+            if self._acme is not None:
+                tasks.create_task(self._acme.run())
+
+    async def _supervise(self) -> None:
         heard_at, asked_at, delay_s, spawned_at = monotonic(), 0.0, 0.0, 0.0
-        certificate = self._certificate_times()
         while True:
             await asyncio.sleep(CHECK_S)
             now = monotonic()
@@ -139,10 +179,8 @@ class TraefikProxy(Proxy):
                 self.log.error("Traefik has not answered for %d seconds and is ended.", DEAF_S)
                 await self._process.stop(grace_s=0.5)
             await self._rotate_access_log()
-            if (times := self._certificate_times()) != certificate:
-                certificate = times
-                self.log.info("The certificate was replaced; Traefik reads it again.")
-                await self._signal(signal.SIGHUP)
+            if self._served is not None and (pair := self._served.look()) is not None:
+                self._change(**self._shown(pair))
 
     async def set_routes(self, routes: Mapping[str, Route]) -> None:
         edge = self._ensure_edge()
@@ -225,11 +263,12 @@ class TraefikProxy(Proxy):
             port, password = api_access(folder / "api.json")
         edge = self._edge = Edge(
             folder=folder, base_url=self.base_url, hub_url=self.hub_url, hub_secret=self.hub_secret,
-            bind_ip=self.bind_ip, bind_port=self.bind_port, api_port=port, api_password=password, separate=not self.should_start,
-            ssl_key=str(Path(self.ssl_key).absolute()) if self.ssl_key else "",
-            ssl_cert=str(Path(self.ssl_cert).absolute()) if self.ssl_cert else "")
+            bind_ip=self.bind_ip, bind_port=self.bind_port, api_port=port, api_password=password,
+            separate=not self.should_start, **self._tls(folder))
         self._files, self._generations, self._marker = {}, {}, "marker"
         self._process = TraefikProcess(folder)
+        if edge.tls and self.should_start and (running := self._process.adopt()) is not None:
+            edge = self._edge = replace(edge, redirect=running.redirect)  # what leads to HTTPS is never away
         if not self.should_start:
             if self.control is None:
                 raise Misconfigured("c.TraefikProxy.should_start is off, but nobody can reach the container engine.")
@@ -241,6 +280,103 @@ class TraefikProxy(Proxy):
         # Routes of an earlier Hub stay until set_routes says otherwise: somebody may be working.
         with _disk_errors():
             self._folder.put_all(_earlier_routes(edge.routes) | self._fixed(edge))
+        return edge
+
+    # -- TLS -----------------------------------------------------------------------------------------------------------
+    def refusal(self, tls: str, names: tuple[str, ...]) -> tuple[str, str] | None:
+        if tls != "letsencrypt":
+            said = [name for name in self.trait_names() if name.startswith("acme_") and name in self._trait_values
+                    and getattr(self, name) != self.traits()[name].default_value]
+            return (said[0], f"has no effect, because c.JupyterHub.tls is {tls!r}") if said else None
+        if self.acme_challenge == "dns" and not self.acme_dns_provider:
+            return "acme_challenge", "is 'dns', which needs c.TraefikProxy.acme_dns_provider"
+        if self.acme_challenge == "http" and self.acme_dns_provider:
+            return "acme_dns_provider", "has no effect, because c.TraefikProxy.acme_challenge is 'http'"
+        wild = [name for name in names if name.startswith("*.")]
+        if wild and self.acme_challenge == "http":
+            return "acme_challenge", f"must be 'dns' for a name like {wild[0]}"
+        unfit = [name for name in names if is_address(name) or "." not in name]
+        if unfit:
+            return "acme_server", f"certifies public DNS names only, not {unfit[0]}; see c.JupyterHub.tls_names"
+        if self.acme_email and not re.fullmatch(r"[^@\s]+@[^@\s]+", self.acme_email):
+            return "acme_email", f"must be an address for mail, not {self.acme_email!r}"
+        for option in ("acme_server", "acme_staging_server"):
+            value = getattr(self, option)
+            if (value or option == "acme_server") and not re.fullmatch(r"https://[^/\s]+\S*", value):
+                return option, f"must be like {acme.PRODUCTION}, not {value!r}"
+        if self.acme_ca_file:
+            try:
+                ssl.create_default_context(cafile=self.acme_ca_file)
+            except OSError as error:
+                return "acme_ca_file", f"cannot be used: {self.acme_ca_file}: {error.strerror or error}"
+        return None
+
+    def trouble(self) -> ApplianceError | None:
+        return self._acme.trouble() if self._acme is not None else None
+
+    @property
+    def _mode(self) -> str:
+        return self.tls or ("files" if self.ssl_cert or self.ssl_key else "off")
+
+    def _tls(self, folder: Path) -> dict[str, Any]:
+        """Return what the edge is told of TLS. Raises Misconfigured."""
+        if self._mode == "off":
+            return {}
+        private = Path(self.state_dir).absolute() / "tls"
+        obtained = Pair(private / "obtained.crt", private / "obtained.key") if self._mode == "letsencrypt" else None
+        if self._mode == "files" and not (self.ssl_cert and self.ssl_key):
+            raise Misconfigured("HTTPS needs both --ssl-cert and --ssl-key.")
+        given = Pair(Path(self.ssl_cert).absolute(), Path(self.ssl_key).absolute()) if self._mode == "files" else None
+        reader = None if self.should_start else self.user_id
+        self._served = ServedCertificate(
+            made=private, copies=folder / "tls", given=given, obtained=obtained, names=self.tls_names,
+            public_host=self.public_host, reader=reader, log=self.log)
+        if obtained is not None:
+            self._acme = self._make_acme(folder, obtained, reader)
+        with _disk_errors():
+            shown = self._shown(self._served.ensure())
+        return {"tls": True, "plain_port": self.http_port, "plain_help": self._mode == "selfsigned",
+                "redirect": not self.should_start and self.bind_port != self.http_port, **shown}
+
+    def _shown(self, pair: Pair) -> dict[str, Any]:
+        """Return what the edge is told of a certificate. HSTS only with one that browsers trust, unless it is asked for."""
+        trusted = self._mode == "files" or (self._acme is not None and not self._acme.is_missing())
+        hsts = self.hsts_seconds if self.hsts_seconds is not None else HSTS_SECONDS
+        return {"certificate": str(pair.certificate), "key": str(pair.key),
+                "hsts_seconds": hsts if trusted or (self._mode == "selfsigned" and self.hsts_seconds) else 0}
+
+    def _make_acme(self, folder: Path, obtained: Pair, reader: int | None) -> Acme:
+        own = self.acme_server != acme.PRODUCTION
+        staging = "" if own and self.acme_staging_server == acme.STAGING else self.acme_staging_server
+        settings = AcmeSettings(self.tls_names, self.acme_email, self.acme_challenge, self.acme_dns_provider,
+                                self.acme_server, staging, self.acme_ca_file)
+
+        async def start(static: Path) -> acme.Helper:
+            if self._container is None or self.control is None:
+                return await in_process(find_traefik(self.traefik_executable), static)
+            return await in_container(self.control(self.container_name), static)
+
+        return Acme(settings, folder=folder / "acme", status_file=folder / "acme-status.json", obtained=obtained,
+                    reader=reader, start=start, offer=self._offer_challenge, log=self.log)
+
+    async def _offer_challenge(self, url: str) -> None:
+        """Let an authority that asks on port 80 reach who answers it; "": nobody does any more."""
+        if self._ensure_edge().challenge_url == url:
+            return
+        self._change(challenge_url=url)
+        deadline = monotonic() + 5
+        while url and monotonic() < deadline:
+            if (await self._ask("/api/http/routers/challenge@file"))[0] == 200:
+                return
+            await asyncio.sleep(0.05)
+
+    def _change(self, **changes: Any) -> Edge:
+        """Tell Traefik of another certificate, redirect or challenge: a change of the fixed file, nobody is interrupted."""
+        edge = self._edge = replace(self._ensure_edge(), **changes)
+        try:
+            self._folder.put(FIXED_FILE, dump(fixed_config(edge)))
+        except OSError as error:
+            self.log.error("Traefik cannot be told of a change: %s", error)
         return edge
 
     def _fixed(self, edge: Edge) -> dict[str, str]:
@@ -319,7 +455,7 @@ class TraefikProxy(Proxy):
         running = self._process.adopt()
         if running is None:
             return False
-        edge = self._edge = Edge(**{**vars(edge), "redirect": running.redirect})
+        edge = self._change(redirect=running.redirect)
         if running.config_hash != _hash(edge):
             self.log.warning("The configuration has changed: Traefik is restarted, open connections are interrupted.")
         elif await self._answers(3.0):
@@ -338,12 +474,16 @@ class TraefikProxy(Proxy):
             raise Misconfigured(reason, action="Choose another port with --port, or end what uses this one.")
         port = edge.api_port if not await why_not_bind("127.0.0.1", edge.api_port) else free_port()
         redirect = False
-        if edge.tls and edge.bind_port != 80:
-            reason = await why_not_bind(edge.bind_ip, 80)
+        if edge.tls and edge.bind_port != edge.plain_port:
+            reason = await why_not_bind(edge.bind_ip, edge.plain_port)
             redirect = not reason
+            if reason and self._mode == "letsencrypt" and self.acme_challenge == "http":
+                raise Misconfigured(
+                    f"{reason} Let's Encrypt proves the box's names there.",
+                    action="Free that port, or set c.TraefikProxy.acme_challenge to 'dns'.")
             if reason:
                 self.log.info("No redirect from http to https: %s", reason)
-        edge = self._edge = Edge(**{**vars(edge), "api_port": port, "redirect": redirect})
+        edge = self._change(api_port=port, redirect=redirect)
         with _disk_errors():
             write_private(edge.folder / "api.json", json.dumps({"port": port, "password": edge.api_password}))
             write_private(edge.folder / "static.yml", dump(static_config(edge)))
@@ -382,13 +522,6 @@ class TraefikProxy(Proxy):
             if path.stat().st_size > ACCESS_LOG_BYTES:
                 path.replace(path.with_suffix(".log.1"))
                 await self._signal(signal.SIGUSR1)  # opens its log files anew
-
-    def _certificate_times(self) -> list[int]:
-        times = []
-        for path in filter(None, (self.ssl_cert, self.ssl_key)):
-            with suppress(OSError):
-                times.append(Path(path).stat().st_mtime_ns)
-        return times
 
 
 def _hash(edge: Edge) -> str:

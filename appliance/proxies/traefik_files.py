@@ -31,6 +31,12 @@ NOT_COMPRESSED = (
     "audio/mpeg", "video/mp4", "video/webm", "application/zip", "application/gzip", "application/pdf",
 )
 
+# Of TLS 1.2 what Mozilla calls intermediate: forward secrecy and authenticated encryption. Those of 1.3 are all fine.
+CIPHERS = tuple(
+    f"TLS_ECDHE_{key}_WITH_{cipher}" for cipher in ("AES_128_GCM_SHA256", "AES_256_GCM_SHA384", "CHACHA20_POLY1305_SHA256")
+    for key in ("ECDSA", "RSA"))
+CURVES = ("X25519MLKEM768", "X25519", "CurveP256", "CurveP384")  # the first against whoever keeps it for quantum computers
+
 _SERVER_ID = re.compile(r"[a-z0-9]{1,64}")
 _CAPABILITY = re.compile(r"[A-Za-z0-9._-]{1,256}")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]{1,300}")
@@ -50,16 +56,17 @@ class Edge:
     hub_secret: str
     bind_ip: str
     bind_port: int
-    ssl_key: str
-    ssl_cert: str
     api_port: int             # on the loopback address
     api_password: str
-    redirect: bool = False    # port 80 leads to HTTPS
+    tls: bool = False
+    certificate: str = ""     # under TLS a file, as is the next; another certificate has another name
+    key: str = ""
+    hsts_seconds: int = 0     # 0: say nothing
+    plain_port: int = 80
+    redirect: bool = False    # that port leads to HTTPS
+    plain_help: bool = False  # how to trust this box is told there as well
+    challenge_url: str = ""   # who answers a certificate authority just now
     separate: bool = False    # Traefik runs as somebody else, who writes nothing but below `logs`
-
-    @property
-    def tls(self) -> bool:
-        return bool(self.ssl_cert)
 
     @property
     def routes(self) -> Path:
@@ -97,14 +104,9 @@ def static_config(edge: Edge) -> Config:
     }
     api = {"address": f"127.0.0.1:{edge.api_port}", "http": {"aliasHeadersStrategy": "delete"}}
     entry_points: Config = {"web": web, "api": api}
-    if edge.tls:
-        web["http"]["tls"] = {}
     if edge.redirect:
-        to_tls = {"to": f":{edge.bind_port}", "scheme": "https", "permanent": False}
         entry_points["plain"] = {
-            "address": listen_address(edge.bind_ip, 80),
-            "http": {"aliasHeadersStrategy": "delete", "redirections": {"entryPoint": to_tls}},
-        }
+            "address": listen_address(edge.bind_ip, edge.plain_port), "http": {"aliasHeadersStrategy": "delete"}}
     return {
         "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
         "entryPoints": entry_points,
@@ -113,7 +115,7 @@ def static_config(edge: Edge) -> Config:
             "file": {"directory": str(edge.routes), "watch": True},
         },
         "api": {"insecure": False, "dashboard": False},
-        "ping": {"entryPoint": "api"},
+        "ping": {"entryPoint": "api"},  # for a container's healthcheck; says OK and nothing else
         "metrics": {"prometheus": {"manualRouting": True, "addEntryPointsLabels": False, "addServicesLabels": True}},
         # DEBUG prints every injected token
         "log": {
@@ -140,7 +142,7 @@ def fixed_config(edge: Edge) -> Config:
             "routers": {
                 "hub": {
                     "entryPoints": ["web"], "rule": "PathPrefix(`/`)", "priority": 1,
-                    "service": "hub", "middlewares": ["to-hub", "compress"],
+                    "service": "hub", "middlewares": ["hsts", "to-hub", "compress"], **_tls(edge),
                 },
                 "api": {
                     "entryPoints": ["api"], "rule": "PathPrefix(`/api`)", "priority": 1,
@@ -154,6 +156,9 @@ def fixed_config(edge: Edge) -> Config:
             "middlewares": {
                 "api-password": {"basicAuth": {"users": [f"{API_USER}:{{SHA}}{digest}"], "removeHeader": True}},
                 "to-hub": {"headers": {"customRequestHeaders": {PROXY_HEADER: edge.hub_secret, "Forwarded": ""}}},
+                # around everything: what a container or the Hub says of it is replaced
+                "hsts": {"headers": {"customResponseHeaders": {
+                    "Strict-Transport-Security": f"max-age={edge.hsts_seconds}" if edge.hsts_seconds else ""}}},
                 "compress": {"compress": {
                     "minResponseBodyBytes": 1024, "encodings": ["zstd", "br", "gzip"],
                     "excludedContentTypes": list(NOT_COMPRESSED),
@@ -166,9 +171,48 @@ def fixed_config(edge: Edge) -> Config:
         },
     }
     if edge.tls:
-        certificate = {"certFile": edge.ssl_cert, "keyFile": edge.ssl_key}
-        config["tls"] = {"certificates": [certificate], "stores": {"default": {"defaultCertificate": certificate}}}
+        certificate = {"certFile": edge.certificate, "keyFile": edge.key}
+        config["tls"] = {
+            "certificates": [certificate], "stores": {"default": {"defaultCertificate": certificate}},
+            "options": {"default": {
+                "minVersion": "VersionTLS12", "cipherSuites": list(CIPHERS), "curvePreferences": list(CURVES),
+                "alpnProtocols": ["h2", "http/1.1"],
+            }},
+        }
+        config["http"]["routers"] |= _plain_routers(edge)
+        config["http"]["middlewares"]["to-https"] = {
+            "redirectScheme": {"scheme": "https", "port": str(edge.bind_port), "permanent": False}}
+        if edge.challenge_url:
+            config["http"]["services"]["challenge"] = _service(edge.challenge_url)
     return config
+
+
+def _plain_routers(edge: Edge) -> Config:
+    """Return what is done with HTTP where HTTPS is spoken; without TLS of its own a router gets only that."""
+    plain = ["plain"] if edge.redirect else []
+    routers: Config = {"to-https": {
+        "entryPoints": ["web", *plain], "rule": "PathPrefix(`/`)", "priority": 1,
+        "service": "hub", "middlewares": ["to-https"],
+    }}
+    if plain and edge.plain_help:
+        # Who does not trust the box yet reads here how to; without a session, as its cookie is for HTTPS alone.
+        hub = f"{edge.base_url}hub/"
+        routers["help"] = {
+            "entryPoints": plain, "priority": 2, "service": "hub", "middlewares": ["to-hub", "compress"],
+            "rule": f"Method(`GET`) && (Path(`{hub}help`) || Path(`{hub}help/ca.crt`) || Path(`{hub}logo`)"
+                    f" || PathPrefix(`{hub}static/`))",
+        }
+    if plain and edge.challenge_url:
+        routers["challenge"] = {
+            "entryPoints": plain, "rule": "PathPrefix(`/.well-known/acme-challenge/`)", "priority": 3,
+            "service": "challenge",
+        }
+    return routers
+
+
+def _tls(edge: Edge) -> Config:
+    """Said by each router, not by the entry point: else nothing could answer HTTP that is spoken to the port of HTTPS."""
+    return {"tls": {}} if edge.tls else {}
 
 
 def marker_config(name: str) -> Config:
@@ -189,7 +233,7 @@ def server_file(edge: Edge, route: Route, generation: int = 0) -> ServerFile:
 
     generation: tells a route from the same one that was replaced or removed in between.
     """
-    version = hashlib.sha256(repr((edge.base_url, edge.hub_url, route, generation)).encode()).hexdigest()[:12]
+    version = hashlib.sha256(repr((edge.base_url, edge.hub_url, edge.tls, route, generation)).encode()).hexdigest()[:12]
     server_id = _checked(_SERVER_ID, route.server_id)
     prefix = literal(route.prefix)
     if not (prefix.startswith(edge.base_url) and prefix.endswith("/") and len(prefix) > 1):
@@ -202,7 +246,7 @@ def server_file(edge: Edge, route: Route, generation: int = 0) -> ServerFile:
 
     def router(rule: str, step: int, service: str, middlewares: list[str]) -> Config:
         return {"entryPoints": ["web"], "rule": rule, "priority": priority + step,
-                "service": service, "middlewares": middlewares}
+                "service": service, "middlewares": ["hsts", *middlewares], **_tls(edge)}
 
     service = f"server-{server_id}"  # the same for every version, so that its counters go on
     routers = {f"token-{server_id}-{version}": router(

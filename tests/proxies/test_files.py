@@ -18,8 +18,10 @@ from appliance.testing.proxies import HUB, cookie_of, make_route
 SHOWN = Path(__file__).parents[2] / "traefik"
 EDGE = Edge(
     folder=Path("/var/lib/appliance/traefik"), base_url="/", hub_url="http://127.0.0.1:8081", hub_secret="HUB-SECRET",
-    bind_ip="", bind_port=443, ssl_key="/etc/appliance/key.pem", ssl_cert="/etc/appliance/cert.pem",
-    api_port=8099, api_password="API-PASSWORD", redirect=True)
+    bind_ip="", bind_port=443, api_port=8099, api_password="API-PASSWORD",
+    tls=True, certificate="/var/lib/appliance/traefik/tls/box-0123456789ab.crt",
+    key="/var/lib/appliance/traefik/tls/box-0123456789ab.key", hsts_seconds=1209600, redirect=True, plain_help=True,
+    challenge_url="http://127.0.0.1:8098")
 ROUTE = make_route(
     "http://10.77.0.7:8888", origins=("https://box.school",), server_id="k3f9k3f9",
     capabilities=("session1.1.owner.MAC-MAC",), injected_token="SERVERS-TOKEN")
