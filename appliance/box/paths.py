@@ -175,8 +175,8 @@ def read_env(path: Path) -> dict[str, str]:
         if not equals or not key.strip().isidentifier():
             continue
         value = value.strip()
-        if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-            value = value[1:-1]
+        if value[:1] in ("'", '"') and value.count(value[0]) > 1:
+            value = value[1:value.index(value[0], 1)]
         else:
             value = value.partition(" #")[0].rstrip()
         found[key.strip()] = value
