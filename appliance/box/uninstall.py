@@ -202,6 +202,8 @@ def _tables(name: str) -> tuple[str, ...]:
 def _units(paths: Paths, installed: dict[str, Any]) -> tuple[str, ...]:
     names = {file.name for file in paths.at("/etc/systemd/system").glob("appliance*")}
     names |= {str(unit) for unit in installed.get("units", [])}
+    # without our drop-in they would listen to everybody
+    names |= {f"{package}.service" for package in installed.get("packages", []) if str(package).startswith("prometheus")}
     return tuple(sorted(name for name in names if name.endswith(_UNIT_ENDINGS)))
 
 
