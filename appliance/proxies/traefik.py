@@ -425,7 +425,7 @@ class TraefikProxy(Proxy):
         """Adopt the container that runs, or wait a moment for one that is about to; else run() waits for it."""
         deadline = monotonic() + MEET_S
         while not await self._is_well():
-            if monotonic() > deadline or await container.state() in ("missing", "unknown", "created", "exited", "dead"):
+            if monotonic() > deadline or await container.state() != "running":
                 await self._look_why(container, is_deaf=False)
                 return
             await asyncio.sleep(0.1)

@@ -12,7 +12,6 @@ def said(name, default):
 
 name, data = said("NAME", "appliance"), Path(said("DATA", "/var/lib/appliance"))
 
-c.JupyterHub.port = int(said("HTTP_PORT", "80"))
 c.JupyterHub.hub_port = int(said("HUB_PORT", "8081"))
 c.JupyterHub.base_url = said("BASE_URL", "/")
 # One path inside and outside: the engine looks for homes on the host.
@@ -20,12 +19,14 @@ c.JupyterHub.db_url = f"sqlite:///{data}/jupyterhub.sqlite"
 c.JupyterHub.cookie_secret_file = str(data / "jupyterhub_cookie_secret")
 c.JupyterHub.state_dir = str(data / "state")
 c.JupyterHub.homes_dir = str(data / "homes")
+c.JupyterHub.tls = said("TLS", "off")
 # The accounts of this container would be nobody's.
 c.JupyterHub.authenticator_class = "local"
 
 c.TraefikProxy.should_start = False
 c.TraefikProxy.container_name = f"{name}-traefik"
 c.TraefikProxy.user_id = 65532
+c.TraefikProxy.http_port = int(said("HTTP_PORT", "80"))
 
 c.DockerSpawner.namespace = name
 c.DockerSpawner.subnet = said("SUBNET", "10.77.0.0/16")
@@ -34,3 +35,7 @@ c.DockerSpawner.probe_image = said("BASE_IMAGE", "appliance/base:latest")
 
 for _file in sorted(Path("/etc/appliance/config.d").glob("*.py")):
     load_subconfig(str(_file))  # noqa: F821
+
+if "port" not in c.JupyterHub:
+    plain = c.JupyterHub.tls == "off" and "ssl_cert" not in c.JupyterHub
+    c.JupyterHub.port = int(said("HTTP_PORT", "80") if plain else said("HTTPS_PORT", "443"))
