@@ -10,6 +10,7 @@ import re
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -85,6 +86,9 @@ class JupyterHub(Configurable):
     redirect_to_server = Bool(True, help="Lead people to their server when they have signed in.").tag(config=True)
     default_url = Unicode("", help="Path to lead people to instead, like /hub/home.").tag(config=True)
     state_dir = Unicode("state", help="Folder for what the box keeps for itself: routes, keys, logs.").tag(config=True)
+    run_dir = Unicode(
+        "", help="Folder that is empty after the machine was restarted, so that the Hub notices and starts the servers again "
+                 "that ran. Empty: one of its own below /run/appliance, or else in state_dir.").tag(config=True)
     homes_dir = Unicode("homes", help="Folder of the users' home directories.").tag(config=True)
     authenticate_prometheus = Bool(
         True, help="Ask for a token at /hub/metrics; off: whoever reaches the box reads them.").tag(config=True)
@@ -124,6 +128,7 @@ class Settings:
     redirect_to_server: bool
     default_url: str                # "" or a path
     state_dir: Path
+    run_dir: Path
     homes_dir: Path
     log_level: int
     authenticate_prometheus: bool
@@ -274,6 +279,7 @@ class _Resolver:
             concurrent_spawn_limit=max(8, 4 * len(os.sched_getaffinity(0))) if limit is None else limit,
             active_server_limit=hub.active_server_limit, redirect_to_server=hub.redirect_to_server,
             default_url=self.default_url(), state_dir=Path(hub.state_dir).absolute(),
+            run_dir=Path(hub.run_dir or default_run_dir(Path(hub.state_dir).absolute())).absolute(),
             homes_dir=Path(hub.homes_dir).absolute(),
             log_level=level if isinstance(level, int) else logging.getLevelNamesMapping()[str(level)], notices=notices,
             authenticate_prometheus=hub.authenticate_prometheus,
@@ -378,6 +384,11 @@ class _Resolver:
 
     def _no_database(self) -> str:
         raise self.refuse("db_url", "must be the path of a file, sqlite:///FILE or postgresql://USER@HOST/NAME")
+
+
+def default_run_dir(state_dir: Path) -> Path:
+    """Two boxes on one machine must not take each other's marker for their own."""
+    return Path("/run/appliance", sha256(str(state_dir).encode()).hexdigest()[:12])
 
 
 def warnings(settings: Settings) -> list[str]:

@@ -30,6 +30,7 @@ from appliance.hub.lifecycle import Lifecycle
 from appliance.hub.lock import HubLock
 from appliance.hub.metrics import Metrics, MetricsAccess
 from appliance.hub.probe import Probe
+from appliance.hub.reboot import Marker
 from appliance.hub.rebuild import put_users_back
 from appliance.hub.reconciler import Reconciler
 from appliance.hub.routes import Routes
@@ -72,7 +73,8 @@ class Box:
                               self._probe, on_step, metrics := Metrics(__version__))
         self.homes.in_use = lifecycle.home_in_use
         self.reconciler = Reconciler(
-            lifecycle, limit=settings.concurrent_spawn_limit or sys.maxsize, active_limit=settings.active_server_limit)
+            lifecycle, limit=settings.concurrent_spawn_limit or sys.maxsize, active_limit=settings.active_server_limit,
+            marker=Marker(settings.run_dir, settings.state_dir / "run"))
         servers = Servers(self.db, self.spawner, self.proxy, self.reconciler, routes, specs, changes, capability_key)
         sessions = Sessions(
             self.db, SessionTokens(derive_key(secret, "session"), settings.cookie_max_age),

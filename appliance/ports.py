@@ -182,6 +182,7 @@ class ActualServer:
     oom_killed: bool = False
     error: str = ""           # the engine's own words
     prefix: str = ""          # what the app calls its base URL, where that is known
+    ended_at: datetime | None = None    # of one that has exited, where that is known
 
 
 @dataclass(frozen=True)
@@ -267,8 +268,8 @@ class Spawner(LoggingConfigurable):
 
     @abstractmethod
     def watch(self) -> AsyncIterator[str]:
-        """Yield the server id whenever something may have changed about it, "" when that may be any. Never ends: while
-        the engine is away it waits and yields "" when it is back."""
+        """Yield the server id whenever something may have changed about it, "" when that may be any. Never ends: it yields
+        "" when it begins, when the engine goes away (which may be as late as the next), and when the engine is back."""
 
     async def usage(self, server_id: str) -> Usage | None:
         """Return what a running server uses now, None if that is not known."""

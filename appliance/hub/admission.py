@@ -29,8 +29,15 @@ class Admission:
         self._inside.add(server_id)
         return True
 
+    def enlist(self, server_id: str) -> None:
+        """Keep a turn for one that will ask later."""
+        if server_id not in self._inside and server_id not in self._queue:
+            self._queue.append(server_id)
+
     def enter(self, server_id: str) -> None:
         """Take a place without waiting: an earlier Hub gave it."""
+        if server_id in self._queue:
+            self._queue.remove(server_id)
         self._inside.add(server_id)
 
     def leave(self, server_id: str) -> list[str]:

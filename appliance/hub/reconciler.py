@@ -8,16 +8,20 @@ reconciler goes on from whatever it finds.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from appliance.domain.server import Phase, Server, Wanted
 from appliance.errors import ApplianceError, BoxFull, DatabaseDown, EngineDown, SpawnError, StartTimeout
 from appliance.hub.admission import Admission
 from appliance.hub.lifecycle import Lifecycle, left_s
+from appliance.hub.reboot import Marker
 from appliance.hub.rebuild import adopt_unknown
-from appliance.ports import ActualState
+from appliance.ports import ActualServer, ActualState
 from appliance.store import servers as store
 from appliance.store import sessions
 
@@ -30,9 +34,10 @@ RETRY_PAUSE_S = 2.0
 
 
 class Reconciler:
-    """limit: how many servers may be on their way up at once. active_limit: how many may run at all; 0 is no limit."""
+    """limit: how many servers may be on their way up at once. active_limit: how many may run at all; 0 is no limit.
+    marker: tells whether the machine was restarted; None: it was not."""
 
-    def __init__(self, lifecycle: Lifecycle, *, limit: int, active_limit: int = 0) -> None:
+    def __init__(self, lifecycle: Lifecycle, *, limit: int, active_limit: int = 0, marker: Marker | None = None) -> None:
         self._life = lifecycle
         self._db, self._spawner = lifecycle.db, lifecycle.spawner
         self._active_limit = active_limit
@@ -41,6 +46,9 @@ class Reconciler:
         self._working: dict[str, anyio.Event] = {}   # server id → set when there is news for its worker
         self._prepare_again = anyio.Event()
         self._prepared = False
+        self._marker = marker
+        self._settled = False                        # whether it is known who ended only because machine or engine did
+        self._engine_seen_at: datetime | None = None
         self.problem: ApplianceError | None = None   # why no server can be started now
 
     # -- from outside ------------------------------------------------------------------------------------------------
@@ -85,13 +93,16 @@ class Reconciler:
                 await self._spawner.prepare()
                 if first:
                     await adopt_unknown(self._db, self._spawner, self._life.homes)
+                if self.problem is not None:
+                    log.info("Servers can be started again.")
+                self.problem = None  # before anything is queued, which it would fail
+                await self._restart_ended(first=first)
+                if first:
                     await self._set_all_routes()
                     for server in await self._db.read(store.up):
                         self.wake(server.id)
                     first = False
-                if self.problem is not None:
-                    log.info("Servers can be started again.")
-                self._prepared, self.problem = True, None
+                self._prepared = True
                 await self._compare_all()
                 await self._wake_unsettled()
                 await self._prepare_again.wait()
@@ -113,7 +124,7 @@ class Reconciler:
                     if server_id:
                         self.wake(server_id)
                     elif connected:  # the engine was away: its network and rules may be gone
-                        self._prepare_again.set()
+                        self._engine_went()
                     connected = True
             except Exception:
                 log.exception("Watching the engine failed")
@@ -129,11 +140,44 @@ class Reconciler:
                     if self._prepared:
                         await self._compare_all()
             except EngineDown:
-                self._prepare_again.set()
+                self._engine_went()
             except ApplianceError as error:
                 log.error("%s %s", error.sentence, error.evidence)
             except Exception:
                 log.exception("A sweep failed")
+
+    def _engine_went(self) -> None:
+        self._settled = False
+        self._prepare_again.set()
+
+    async def _restart_ended(self, *, first: bool) -> None:
+        """Queue every server anew that ended with the machine, or with an engine that was away, and not by itself.
+
+        Killed at any line, the next Hub does the rest: the marker comes after the rows.
+        """
+        why, marker = "", self._marker if first else None
+        if marker is not None and await anyio.to_thread.run_sync(marker.missing):
+            why = "restarted after the machine was"
+        elif self._engine_seen_at is not None:
+            why = "restarted after the container engine was"
+        if why:
+            actual = {server.server_id: server for server in await self._spawner.list()}
+            since = None if marker is not None else self._engine_seen_at
+            ended = [server.id for server in await self._db.read(store.up) if _ended_with(server, actual.get(server.id), since)]
+            if ended:
+                restarted = await self._db.transact(lambda t: store.restart(t, ended, why=why))
+                self._enlist(restarted, why)
+                await self._set_all_routes()
+        if marker is not None:
+            await anyio.to_thread.run_sync(marker.write)
+        self._settled, self._engine_seen_at = True, datetime.now(UTC)
+
+    def _enlist(self, servers: Sequence[Server], why: str) -> None:
+        log.warning("%d server%s %s: of %s.", len(servers), " is" if len(servers) == 1 else "s are", why,
+                    ", ".join(server.user_name for server in servers))
+        for server in servers:
+            self._admission.enlist(server.id)  # in this order, whoever of them asks first
+            self._life.changes.notify(server.id)
 
     async def _set_all_routes(self) -> None:
         await self._life.proxy.set_routes(await self._db.read(self._life.routes.all_wanted))
@@ -152,6 +196,8 @@ class Reconciler:
             runs = found is not None and found.state in (ActualState.RUNNING, ActualState.PAUSED)
             if row is None or not (row.phase.pending or runs):
                 self.wake(server_id)
+        if self._settled:
+            self._engine_seen_at = datetime.now(UTC)
 
     async def _end_expired_sessions(self) -> None:
         ended = await self._db.transact(sessions.end_expired)
@@ -172,7 +218,7 @@ class Reconciler:
         except DatabaseDown as error:
             log.error("%s %s", error.sentence, error.evidence)
         except EngineDown:
-            self._prepare_again.set()
+            self._engine_went()
         except ApplianceError as error:
             log.error("Server %s: %s %s; it is tried again", server_id, error.sentence, error.evidence)
         except Exception:
@@ -192,7 +238,8 @@ class Reconciler:
             self._leave(server_id)
             await self._life.bring_down(server)
         elif server.phase is Phase.READY:
-            await self._life.check(server)
+            if self._settled:  # else it may be one that is to be started anew
+                await self._life.check(server)
         else:
             try:
                 await self._bring_up(server)
@@ -267,3 +314,15 @@ class Reconciler:
             self._working[server_id] = anyio.Event()
             return True
         return False
+
+
+def _ended_with(server: Server, actual: ActualServer | None, since: datetime | None) -> bool:
+    """Say whether a server that is wanted ended with the machine (since: None), or while the engine was away since then."""
+    if server.wanted is not Wanted.RUNNING or server.user_deleted:
+        return False
+    if actual is not None and actual.state in (ActualState.RUNNING, ActualState.PAUSED):
+        return False
+    if since is None:
+        return server.phase in (Phase.STARTING, Phase.BOOTING, Phase.READY)
+    return (server.phase is Phase.READY and actual is not None and actual.start_no == server.start_no
+            and actual.ended_at is not None and actual.ended_at >= since and not actual.oom_killed)

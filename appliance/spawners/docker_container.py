@@ -190,12 +190,13 @@ def from_inspection(found: Mapping[str, Any], network: str) -> ActualServer | No
     return _actual(
         found["Config"].get("Labels") or {}, actual_state, networks, network,
         started_at=_time(state.get("StartedAt", "")), exit_code=state.get("ExitCode") if ended else None,
+        ended_at=_time(state.get("FinishedAt", "")) if ended else None,
         oom_killed=bool(state.get("OOMKilled")), error=str(state.get("Error") or "")[:2000])
 
 
 def _actual(
     said: Mapping[str, str], status: str, networks: Mapping[str, Any], network: str, *, started_at: datetime | None,
-    exit_code: int | None = None, oom_killed: bool = False, error: str = "",
+    ended_at: datetime | None = None, exit_code: int | None = None, oom_killed: bool = False, error: str = "",
 ) -> ActualServer | None:
     state = _STATES.get(status, ActualState.EXITED)
     try:
@@ -208,7 +209,7 @@ def _actual(
             server_id=said[SERVER], start_no=int(said[START]), user_name=said[USER], server_name=said[NAME],
             uid=int(said[UID]), state=state, url=url if listens else "", address=address, image=said.get(IMAGE, ""),
             spec_hash=said.get(SPEC, ""), started_at=started_at, exit_code=exit_code, oom_killed=oom_killed,
-            error=error, prefix=said.get(BASE, ""))
+            error=error, prefix=said.get(BASE, ""), ended_at=ended_at)
     except (KeyError, ValueError):
         return None
 

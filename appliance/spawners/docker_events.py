@@ -22,7 +22,7 @@ _RETRY_MOST_S = 2.0
 
 
 class Events:
-    """Puts the id of each server that may have changed into `queue`, and "" after each (re)connection.
+    """Puts the id of each server that may have changed into `queue`, and "" when a connection was made or broke off.
 
     `on_start` is called in the thread when a container of ours was started, by whomever.
     """
@@ -78,6 +78,7 @@ class Events:
         finally:
             with self._lock:
                 self._cut()
+            self._tell("")  # the engine may have gone, and servers with it
 
     def _tell(self, server_id: str) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed already

@@ -123,6 +123,19 @@ def queue(t: Transaction, server_id: str) -> Server | None:
     return to_server(row)
 
 
+def restart(t: Transaction, server_ids: Iterable[str], *, why: str) -> list[Server]:
+    """Queue servers anew that ended although they are wanted, those first whose users did something last."""
+    found = [row for server_id in server_ids if (row := t.get(ServerRow, server_id)) and row.wanted == Wanted.RUNNING]
+    found.sort(key=lambda row: row.last_activity_at or row.user.last_activity_at or row.phase_at, reverse=True)
+    now = datetime.now(UTC)
+    for place, row in enumerate(found):
+        row.started_at = now + timedelta(microseconds=place)  # the order in which they get a place
+        row.ready_at = None
+        _queue(t, row, "hub", data={"why": why})
+    t.flush()
+    return [to_server(row) for row in found]
+
+
 def want_stopped(t: Transaction, server_id: str, *, actor: str) -> Server | None:
     """Want a server stopped; its failure, if it has one, is forgotten."""
     row = t.get(ServerRow, server_id)
@@ -217,11 +230,11 @@ def _free_address(t: Transaction, addresses: Iterable[str]) -> str | None:
     return None
 
 
-def _queue(t: Transaction, row: ServerRow, actor: str) -> None:
+def _queue(t: Transaction, row: ServerRow, actor: str, *, data: dict[str, str] | None = None) -> None:
     row.start_no += 1
     row.url = ""
     _forget_failure(row)
-    _enter(t, row, Phase.QUEUED, deadline_s=QUEUE_TIMEOUT_S, actor=actor)
+    _enter(t, row, Phase.QUEUED, deadline_s=QUEUE_TIMEOUT_S, actor=actor, data=data)
 
 
 def _forget_failure(row: ServerRow) -> None:

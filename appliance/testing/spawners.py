@@ -65,7 +65,8 @@ class FakeEngine:
     def end(self, server_id: str, exit_code: int = 0, *, oom_killed: bool = False, log: str = "") -> None:
         """Let a server end by itself."""
         self.servers[server_id] = replace(
-            self.servers[server_id], state=ActualState.EXITED, url="", exit_code=exit_code, oom_killed=oom_killed)
+            self.servers[server_id], state=ActualState.EXITED, url="", exit_code=exit_code, oom_killed=oom_killed,
+            ended_at=datetime.now(UTC))
         self.printed[server_id] = self.printed.get(server_id, "") + log
         self.hush(server_id)
         self.tell(server_id)

@@ -21,6 +21,7 @@ from appliance.hub.changes import Changes
 from appliance.hub.lifecycle import Lifecycle
 from appliance.hub.metrics import Metrics
 from appliance.hub.probe import Probe
+from appliance.hub.reboot import Marker
 from appliance.hub.reconciler import Reconciler
 from appliance.hub.routes import Routes
 from appliance.hub.servers import Servers
@@ -55,6 +56,7 @@ class World:
     limit: int = 4
     active_limit: int = 0
     traits: dict[str, Any] = field(default_factory=dict)
+    marker: Marker | None = None
 
     def __post_init__(self) -> None:
         self.proxy = FakeProxy()
@@ -83,7 +85,8 @@ class MiniHub:
         self.metrics = Metrics()
         self.reconciler = Reconciler(
             Lifecycle(self.db, self.spawner, world.proxy, world.homes, self.authenticator, routes, specs, self.changes,
-                      self.probe, on_step, self.metrics), limit=world.limit, active_limit=world.active_limit)
+                      self.probe, on_step, self.metrics), limit=world.limit, active_limit=world.active_limit,
+            marker=world.marker)
         self.servers = Servers(self.db, self.spawner, world.proxy, self.reconciler, routes, specs, self.changes, KEY)
         self.sessions = Sessions(self.db, SessionTokens(KEY, timedelta(days=1)), cookie_max_age_s=3600,
                                  after_end=self.servers.end_rights)

@@ -330,15 +330,16 @@ async def test_a_deleted_users_home_brings_nobody_back(world: World) -> None:
 
 
 async def test_a_home_is_in_use_while_another_server_of_its_user_is_up_or_a_container_is_left(world: World) -> None:
+    world.engine.start_takes_s = 0.5
     async with world.hub() as hub:
-        server = await hub.start()
+        server = await hub.start(until=Phase.STARTING)
         in_use = hub.reconciler._life.home_in_use
-        assert await in_use(server.uid)                      # its container runs
-        world.engine.servers.clear()
-        assert not await in_use(server.uid)                  # only the one that is being started is up
-        user = await hub.user()
-        world.engine.start_takes_s = 5
-        second = await hub.servers.start(user, "lab2", actor="alice")
+        assert not await in_use(server.uid)                  # only the one that is being started
+        second = await hub.servers.start(await hub.user(), "lab2", actor="alice")
         await hub.until(second.id, Phase.STARTING)
-        assert await in_use(server.uid)
+        assert await in_use(server.uid)                      # which may have been given the home already
         assert not await in_use(server.uid + 1)
+        await hub.until(server.id, Phase.READY)
+        await hub.servers.stop(await hub.user(), "lab2", actor="alice")
+        await hub.until(second.id, Phase.STOPPED)
+        assert await in_use(server.uid)                      # its container runs
