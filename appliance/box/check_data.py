@@ -32,6 +32,7 @@ with create_engine(url).connect() as c:
     data = [[row[0] if isinstance(row[0], dict) else json.loads(row[0]), str(row[1])] for row in rows]
 print(json.dumps({"schema": schema, "failures": data}))
 """
+HUB_PYTHON = "/opt/hub/bin/python"
 HUB_CONFIG = "/usr/share/appliance/jupyterhub_config.py"
 
 
@@ -86,7 +87,7 @@ def check_database(machine: Machine, plan: Plan) -> Iterator[Check]:
     """Integrity, schema, and what failed lately."""
     since = datetime.fromtimestamp(machine.now(), UTC) - timedelta(days=_DAYS)
     if uses_postgres(machine, plan):
-        done = machine.run("docker", "exec", machine.paths.container("hub"), "python3", "-c", HUB_QUERY, since.isoformat(),
+        done = machine.run("docker", "exec", machine.paths.container("hub"), HUB_PYTHON, "-c", HUB_QUERY, since.isoformat(),
                            HUB_CONFIG,
                            timeout_s=60)
         try:

@@ -100,12 +100,16 @@ def remedies() -> dict[str, tuple[str, str]]:
 
 def hub_health(machine: Machine, plan: Plan) -> dict[str, object] | str:
     """What the Hub says at its own port; a str is why it says nothing."""
-    status, text = machine.fetch(f"http://127.0.0.1:{plan.hub_port}/hub/health")
+    status, text = machine.fetch(f"http://127.0.0.1:{plan.hub_port}{_health(machine)}")
     try:
         said = json.loads(text) if status == 200 else None
     except ValueError:
         said = None
     return said if isinstance(said, dict) else f"it answered {status}" if status else text
+
+
+def _health(machine: Machine) -> str:
+    return f"/{machine.paths.env().get('APPLIANCE_BASE_URL', '').strip('/')}/hub/health".replace("//", "/")
 
 
 def check_hub(machine: Machine, plan: Plan) -> Iterator[Check]:
@@ -142,7 +146,7 @@ def front_url(plan: Plan, path: str) -> str:
 
 
 def check_front_door(machine: Machine, plan: Plan) -> Iterator[Check]:
-    url = front_url(plan, "/hub/health")
+    url = front_url(plan, _health(machine))
     status, text = machine.fetch(url)
     name = machine.paths.container("traefik")
     if status == 200:

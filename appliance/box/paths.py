@@ -47,11 +47,6 @@ class Paths:
     def installed_file(self) -> Path:
         return self.config / "installed.json"
 
-    @property
-    def plan_file(self) -> Path:
-        """What the playbook last meant the box to be, for `doctor`: the JSON that preflight was given."""
-        return self.config / "plan.json"
-
     def env(self) -> dict[str, str]:
         """Return what appliance.env sets; nothing where there is no such file."""
         return read_env(self.env_file)

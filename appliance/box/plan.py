@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import json
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from appliance.box.paths import DEFAULT_DATA, Paths
 from appliance.box.shell import BoxError
@@ -137,24 +139,53 @@ def read_plan(path: Path) -> Plan:
 
 
 def plan_of_box(paths: Paths) -> Plan:
-    """Return the plan the playbook left (`plan.json`), else what appliance.env says of an installed box."""
-    if paths.plan_file.exists():
-        try:
-            return read_plan(paths.plan_file)
-        except BoxError:
-            pass  # one of another release: what follows is enough to check with
-    env, given = paths.env(), {}
-    for key, variable in _VARIABLES.items():
-        if env.get(variable):
-            given[key] = env[variable]
+    """Return what an installed box is: appliance.env, and what its configuration says literally. What cannot be read, or
+    is computed, has its default."""
+    env, said = paths.env(), literals(paths)
+    given: dict[str, Any] = {key: env[variable] for key, variable in _VARIABLES.items() if env.get(variable)}
+    for key, option in _OPTIONS.items():
+        if isinstance(said.get(option), (str, int)):
+            given[key] = str(said[option])
+    if said:
+        given["tls"] = said.get("JupyterHub.tls") or ("files" if said.get("JupyterHub.ssl_cert") else "off")
+        # which of the ways to a mounted file system it was nobody needs to know any more
+        mounted = said.get("BtrfsHomes.require_mount") or said.get("DirectoryHomes.require_mount")
+        given["homes_kind"] = "mount" if mounted else "directory"
+        given.setdefault("quota", "")
+        names = said.get("JupyterHub.tls_names")
+        url = urlsplit(str(said.get("JupyterHub.public_url") or ""))
+        given["name"] = url.hostname or (str(names[0]) if isinstance(names, list) and names else "")
+    if "postgres" in env.get("COMPOSE_PROFILES", "").split(","):
+        given["database"] = "postgres"
     try:
         return Plan.of(given)
-    except BoxError:
+    except (BoxError, ValueError):
         return Plan(data=env.get("APPLIANCE_DATA") or DEFAULT_DATA)
 
 
-# of appliance.env
+def literals(paths: Paths) -> dict[str, Any]:
+    """Return {"JupyterHub.tls": "off", …}: each `c.Class.option = literal` of config.d, the last one counts."""
+    found: dict[str, Any] = {}
+    for file in sorted(paths.config_d.glob("*.py")):
+        try:
+            statements = ast.parse(file.read_text(encoding="utf-8")).body
+        except (OSError, ValueError, SyntaxError):
+            continue
+        for each in statements:
+            if isinstance(each, ast.Assign) and len(each.targets) == 1:
+                name = ast.unparse(each.targets[0])
+                try:
+                    found[name.removeprefix("c.")] = ast.literal_eval(each.value)
+                except ValueError:
+                    found.pop(name.removeprefix("c."), None)
+    return found
+
+
+# of appliance.env, and of the configuration
 _VARIABLES = {
     "data": "APPLIANCE_DATA", "http_port": "APPLIANCE_HTTP_PORT", "https_port": "APPLIANCE_HTTPS_PORT",
     "hub_port": "APPLIANCE_HUB_PORT", "subnet": "APPLIANCE_SUBNET",
+}
+_OPTIONS = {
+    "acme_challenge": "TraefikProxy.acme_challenge", "student_memory": "Spawner.mem_limit", "quota": "BtrfsHomes.quota",
 }

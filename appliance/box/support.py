@@ -172,8 +172,7 @@ def _configuration(machine: Machine, redactor: Redactor) -> Iterator[tuple[str, 
     yield "config/appliance.env", redactor.env_file(_text(paths.env_file))
     for path in sorted(paths.config_d.glob("*.py")):
         yield f"config/config.d/{path.name}", redactor.python(_text(path))
-    for name, path in (("plan.json", paths.plan_file), ("installed.json", paths.installed_file),
-                       ("daemon.json", paths.at("/etc/docker/daemon.json"))):
+    for name, path in (("installed.json", paths.installed_file), ("daemon.json", paths.at("/etc/docker/daemon.json"))):
         if path.exists():
             yield f"config/{name}", _dump(redactor.json_value(shell.read_json(path)))
     listed = [f"{path.relative_to(paths.config)} {path.stat().st_size} bytes, mode {path.stat().st_mode & 0o777:o}"

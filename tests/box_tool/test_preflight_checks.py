@@ -46,7 +46,7 @@ def test_every_remark_is_sentences_and_everything_bad_has_a_remedy(box: FakeBox)
     bad = [each for each in found.values() if each.status != "ok"]
     assert len(bad) >= 10
     for each in found.values():
-        assert not each.sentence[0].islower() or each.sentence.startswith(("systemd ", "apt ")), each
+        assert not each.sentence[0].islower() or each.sentence.startswith(("systemd ", "apt ", "appliance_")), each
         assert each.sentence.endswith((".", ")")), each
         assert bool(each.remedy) == (each.status != "ok"), each
         assert "Traceback" not in each.sentence
@@ -65,7 +65,8 @@ def test_supported_systems(box: FakeBox, text: str, status: str) -> None:
     assert look(box)["os"].status == status
 
 
-@pytest.mark.parametrize(("machine", "status"), [("x86_64", "ok"), ("aarch64", "warn"), ("armv7l", "fail"), ("riscv64", "fail")])
+@pytest.mark.parametrize(("machine", "status"), [("x86_64", "ok"), ("aarch64", "warn"), ("armv7l", "fail"), ("riscv64",
+                                                                                                             "fail")])
 def test_architectures(box: FakeBox, machine: str, status: str) -> None:
     box.programs["uname -m"] = machine + "\n"
     assert look(box)["architecture"].status == status
@@ -461,7 +462,22 @@ def test_the_plan_of_an_installed_box(box: FakeBox) -> None:
     box.write("/etc/appliance/appliance.env", "APPLIANCE_DATA='/srv/box'  # here\nAPPLIANCE_HTTP_PORT=8080\n")
     assert plan_of_box(box.paths) == Plan(data="/srv/box", http_port=8080)
     assert box.paths.database == box.root / "srv/box/jupyterhub.sqlite"
-    box.write("/etc/appliance/plan.json", '{"tls": "off", "data": "/srv/box"}')
+    box.write("/etc/appliance/config.d/10-box.py", """
+c = get_config()  # noqa: F821
+c.JupyterHub.public_url = "https://box.school.example"
+c.JupyterHub.tls = "letsencrypt"
+c.BtrfsHomes.require_mount = True
+c.BtrfsHomes.quota = "3G"
+c.Spawner.mem_limit = "2G"
+c.DockerSpawner.image = chosen()
+""")
+    plan = plan_of_box(box.paths)
+    assert (plan.tls, plan.name, plan.homes_kind, plan.quota, plan.student_memory) == (
+        "letsencrypt", "box.school.example", "mount", "3G", "2G")
+    box.write("/etc/appliance/config.d/50-own.py", 'c.JupyterHub.tls = "off"\nc.Spawner.mem_limit = much()\n')
+    assert plan_of_box(box.paths).tls == "off"
+    assert plan_of_box(box.paths).student_memory == "1G"
+    box.write("/etc/appliance/config.d/60-broken.py", "c.JupyterHub.tls = (")
     assert plan_of_box(box.paths).tls == "off"
 
 
