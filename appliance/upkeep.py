@@ -47,7 +47,7 @@ def trial(settings: Settings, database: str) -> list[str]:
     ApplianceError.
     """
     copy = Database(beside(settings.db_url, database))
-    if copy.url == settings.db_url:
+    if describe(copy.url) == describe(settings.db_url):
         raise BadInput("That is the database itself, not a copy of it.", action="Name a copy with --database.")
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:

@@ -37,6 +37,7 @@ class Container:
     health: str
     restarts: int
     started_at: str
+    test: tuple[str, ...] = ()      # its own health check, without "CMD"
 
     @property
     def well(self) -> bool:
@@ -107,7 +108,19 @@ def inspect(paths: Paths, service: str) -> Container | None:
     said: dict[str, Any] = json.loads(result.stdout)[0]
     state = said["State"]
     return Container(said["Id"], said["Image"], bool(state["Running"]), state["Status"],
-                     (state.get("Health") or {}).get("Status", ""), int(said.get("RestartCount", 0)), state["StartedAt"])
+                     (state.get("Health") or {}).get("Status", ""), int(said.get("RestartCount", 0)), state["StartedAt"], _test(said))
+
+
+def _test(said: dict[str, Any]) -> tuple[str, ...]:
+    kind, *words = (said["Config"].get("Healthcheck") or {}).get("Test") or [""]
+    return ("/bin/sh", "-c", *words) if kind == "CMD-SHELL" else tuple(words) if kind == "CMD" else ()
+
+
+def is_well(paths: Paths, service: str, found: Container) -> bool:
+    """Say whether a container is well now. The engine asks only every 15 or 30 s, so a new one is asked by ourselves."""
+    if found.health == "starting" and found.running and found.test:
+        return shell.run(["docker", "exec", paths.container(service), *found.test], check=False, timeout_s=20).ok
+    return found.well
 
 
 def logs(paths: Paths, service: str, lines: int = 15) -> str:
@@ -132,7 +145,7 @@ def wait_until_well(paths: Paths, services: Sequence[str], *, timeout_s: float =
                 raise BoxError(f"The container {paths.container(service)} does not stay up.",
                                f"Its last lines say why; all of them: docker logs {paths.container(service)}",
                                evidence=logs(paths, service))
-            if not found.well:
+            if not is_well(paths, service, found):
                 waiting.append(service)
         if not waiting:
             return
