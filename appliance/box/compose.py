@@ -108,7 +108,8 @@ def inspect(paths: Paths, service: str) -> Container | None:
     said: dict[str, Any] = json.loads(result.stdout)[0]
     state = said["State"]
     return Container(said["Id"], said["Image"], bool(state["Running"]), state["Status"],
-                     (state.get("Health") or {}).get("Status", ""), int(said.get("RestartCount", 0)), state["StartedAt"], _test(said))
+                     (state.get("Health") or {}).get("Status", ""), int(said.get("RestartCount", 0)), state["StartedAt"],
+                     _test(said))
 
 
 def _test(said: dict[str, Any]) -> tuple[str, ...]:
