@@ -218,6 +218,23 @@ def token(settings: Settings, parsed: argparse.Namespace) -> int:
     return 0
 
 
+def smoke(settings: Settings, parsed: argparse.Namespace) -> int:
+    from appliance import smoke
+
+    def tell(part: smoke.Part) -> None:
+        mark = "skip" if part.ok is None else "ok" if part.ok else "FAILED"
+        print(f"{mark:>6}  {part.name:<10} {part.seconds:6.2f} s  {part.sentence}", flush=True)
+        if part.action and part.ok is False:
+            print(f"{'':8}→ {part.action}", flush=True)
+
+    result = smoke.run(settings, url=parsed.url, ca_file=parsed.ca_file, told=(lambda part: None) if parsed.json else tell)
+    if parsed.json:
+        print(json.dumps(result.as_json(), indent=2, ensure_ascii=False))
+    else:
+        print(f"The box {'works' if result.ok else 'does not work as it should'} at {result.url} ({result.seconds:.1f} s).")
+    return 0 if result.ok else 1
+
+
 def _password_of(parsed: argparse.Namespace, admin: object) -> str | None:
     if not parsed.password_stdin:
         return None
