@@ -14,6 +14,7 @@ import base64
 import json
 import logging
 import os
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ TRIAL_PAUSES_S = (60.0, 120.0, 300.0, 900.0, 1800.0, 3600.0)
 REAL_PAUSE_S = 3700.0                           # the authority takes five failures an hour for a name
 LIMITED_PAUSE_S = 6 * 3600.0
 DUE_PART = 1 / 3                                # of a certificate's life that is left when the next one is fetched
+DNS_OPTIONS: dict[str, Any] = {}                # beside the provider's name
 _LOOK_S = 0.2
 
 
@@ -170,7 +172,7 @@ class Acme:
         resolver: dict[str, Any] = {
             "email": settings.email, "caServer": server, "keyType": "EC256", "storage": str(folder / f"{stage}.json")}
         if settings.challenge == "dns":
-            resolver["dnsChallenge"] = {"provider": settings.dns_provider}
+            resolver["dnsChallenge"] = {"provider": settings.dns_provider, **DNS_OPTIONS}
         else:
             resolver["httpChallenge"] = {"entryPoint": "challenge"}
         if settings.ca_file:
@@ -200,7 +202,9 @@ class Acme:
         kept: dict[str, Any] = {}
         with suppress(OSError, ValueError, KeyError, TypeError):
             account = json.loads(path.read_text())[stage]["Account"]
-            kept = {stage: {"Account": account, "Certificates": None}} if account else {}
+            # Traefik takes an account without an address for none; it is not sent again
+            account["Email"] = account["Email"] or f"nobody@{self._settings.names[0]}"
+            kept = {stage: {"Account": account, "Certificates": None}}
         path.unlink(missing_ok=True)
         write_private(path, json.dumps(kept) if kept else "")
         if self._reader is not None:    # Traefik refuses a storage that anybody else may read
@@ -259,7 +263,7 @@ _CAUSES: Sequence[tuple[tuple[str, ...], str, str]] = (
     (("acme:error:connection",), "The authority cannot reach {names} on port 80.",
      "Let port 80 of that name lead to this box (router, firewall), or use the DNS challenge."),
     (("acme:error:unauthorized", "acme:error:incorrectResponse"), "Something else answers for {names}.",
-     "Let each name lead to this box alone, and nothing before it answer on port 80; with the DNS challenge, check the record."),
+     "Let each name lead to this box alone, with nothing before it that answers on port 80 itself."),
     (("propagation", "time limit exceeded"), "The DNS record that proves the ownership of {names} is not seen.",
      "Check that the provider serves these names, and that its variables are right."),
     (("acme:error:rejectedIdentifier", "acme:error:malformed"), "The authority does not certify {names}.",
@@ -275,7 +279,7 @@ def explain(said: str, settings: AcmeSettings) -> CertificateTrouble:
     """Return the authority's words as a sentence and what to do."""
     for signs, sentence, action in _CAUSES:
         if any(sign in said for sign in signs):
-            concerned = [name for name in settings.names if name in said]
+            concerned = [name for name in settings.names if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", said)]
             names = ", ".join(concerned or settings.names)
             return CertificateTrouble(
                 sentence.format(names=names, provider=settings.dns_provider), action=action, evidence=said)

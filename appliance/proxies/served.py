@@ -75,8 +75,11 @@ class ServedCertificate:
         if self._obtained is not None and self._obtained.certificate.exists():
             return self._obtained
         pair, said = certificates.ensure_leaf(self._made, self.names)
+        if self._obtained is not None:
+            self._log.warning("Until there is a certificate from the authority, browsers are shown one that they do not trust.")
+            return pair
         for sentence in said:
-            self._log.warning(sentence) if "authority" in sentence else self._log.info(sentence)
+            self._log.warning(sentence)
         return pair
 
 
