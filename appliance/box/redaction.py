@@ -19,6 +19,8 @@ from urllib.parse import quote, unquote
 from appliance import log
 
 REDACTED = "[redacted]"
+# Stands for it while the nets follow each other: one letter of no alphabet, which each of them takes as a value.
+_MARK = "\ue000"
 _SMELL = re.compile(r"pass(?!ive|ed|ing)|pwd|secret|token|credential|private|api_?-?key|access_?-?key|auth_?-?key|"
                     r"(?<![a-z])key(?![a-z])|_key$|dsn|salt|cookie|hmac|(?<![a-z])pin(?![a-z])|seed", re.IGNORECASE)
 # name=value, name: value, "name": "value" of anything whose name smells; wider than the log's own net
@@ -26,9 +28,9 @@ _NAMED = re.compile(r"""(?ix)
     ((?:^|[^\w-])["']?[\w.-]*(?:passw(?:or)?d|passphrase|passwd|secret|token|credential
         |api[_-]?key|access[_-]?key|private[_-]?key)
      [\w.-]*["']?\s*(?:=>|[=:])\s*)
-    ("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s"',;}\])]+)""")
+    ("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|(?!null\b|true\b|false\b|None\b|[\[{(])[^\s"',;}\])]+)""")
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL)
-_URL_PASSWORD = re.compile(r"(\w://[^\s:/@'\"]*:)[^\s/'\"]+(?=@)")
+_URL_PASSWORD = re.compile(r"(\w://[^\s:/@'\"]*:)([^\s/'\"]+)(?=@)")
 _RANDOM = re.compile(r"(?=[^\s]*[0-9])(?=[^\s]*[A-Za-z])[A-Za-z0-9+/_=.~-]{24,}")
 _USER_PATH = re.compile(r"/user/([^/\s\"'?#]+)")
 _PLAIN = {"true", "false", "none", "null", "yes", "postgres", "appliance", "admin", "localhost", "root"}
@@ -65,7 +67,7 @@ class Redactor:
                     continue  # would take half of every text with it
                 # repr and JSON write quotes and letters in ways of their own; headers have base64
                 self._secrets |= {each, quote(each, safe=""), quote(each), json.dumps(each)[1:-1],
-                                  json.dumps(each, ensure_ascii=False)[1:-1], repr(each)[1:-1]}
+                                  json.dumps(each, ensure_ascii=False)[1:-1], repr(each)[1:-1], each.encode().hex()}
                 for padded in ("", ":"):
                     self._secrets.add(base64.b64encode((padded + each).encode()).decode().rstrip("="))
         self._pattern = None
@@ -87,15 +89,24 @@ class Redactor:
         return "student_" + hmac.new(self._key, unquote(name).lower().encode(), hashlib.sha256).hexdigest()[:8]
 
     def clean(self, text: str) -> str:
+        text = text.replace(REDACTED, _MARK)
         if self._secrets:
             if self._pattern is None:
                 self._pattern = re.compile("|".join(map(re.escape, sorted(self._secrets, key=len, reverse=True))))
-            text = self._pattern.sub(REDACTED, text)
-        text = _PEM.sub(REDACTED, text)
-        text = _URL_PASSWORD.sub(rf"\1{REDACTED}", text)
+            text = self._pattern.sub(_MARK, text)
+        text = _PEM.sub(_MARK, text)
+        text = _URL_PASSWORD.sub(rf"\1{_MARK}", text)
         text = _NAMED.sub(lambda found: f"{found[1]}{_requote(found[2])}", text)
-        text = log.redact(text)
+        text = log.redact(text).replace(_MARK, REDACTED)
         return text if self.with_names else self._without_names(text)
+
+    def clean_value(self, value: Any) -> Any:
+        """A JSON value, each of its texts cleaned: what reads "code": "disk-full" keeps its form and its meaning."""
+        if isinstance(value, dict):
+            return {self.clean(str(key)): self.clean_value(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self.clean_value(each) for each in value]
+        return self.clean(value) if isinstance(value, str) else value
 
     def _without_names(self, text: str) -> str:
         text = _USER_PATH.sub(self._user_path, text)
@@ -113,10 +124,14 @@ class Redactor:
         known = found[1].startswith("student_") or found[1].lower() in _NOT_STUDENTS
         return f"/user/{found[1] if known else self.pseudonym(found[1])}"
 
+    def _learn_urls(self, text: str) -> None:
+        self.learn(*(found[2] for found in _URL_PASSWORD.finditer(text)))
+
     # -- configuration ------------------------------------------------------------------------------------------------
     def env_file(self, text: str) -> str:
         """KEY=value lines without the values that smell; comments may hold old ones, so they go too."""
         lines = []
+        self._learn_urls(text)
         for line in text.splitlines():
             key, equals, value = line.partition("=")
             if line.lstrip().startswith("#"):
@@ -134,23 +149,27 @@ class Redactor:
             return {key: self.json_value(each, str(key)) for key, each in value.items()}
         if isinstance(value, list):
             return [self.json_value(each, name) for each in value]
+        if isinstance(value, str):
+            self._learn_urls(value)
         if isinstance(value, str) and value and not value.startswith("/") and (smells(name) or looks_random(value)):
             self.learn(value)
             return REDACTED
         return value
 
     def python(self, source: str) -> str:
-        """A piece of configuration without comments and without the literals that are, or may be, secrets."""
+        """Return a piece of configuration without comments and without the literals that are, or may be, secrets."""
+        self._learn_urls(source)
         try:
             tree = ast.parse(source)
         except (SyntaxError, ValueError):
+            self.learn(*(found[1] or found[2] for found in re.finditer(r"""'([^'\n]{6,})'|"([^"\n]{6,})\"""", source)))
             return "# This file is not valid Python, so it was left out.\n"
         tree = _Literals(self).visit(tree)
         return ast.unparse(tree) + "\n"  # without comments, which may hold old secrets
 
 
 def _requote(value: str) -> str:
-    return f"{value[0]}{REDACTED}{value[0]}" if value[:1] in "\"'" else REDACTED
+    return f"{value[0]}{_MARK}{value[0]}" if value[:1] in "\"'" else _MARK
 
 
 class _Literals(ast.NodeTransformer):

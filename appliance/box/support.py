@@ -49,7 +49,6 @@ _COMMANDS = {
                       "{{.ID}}\t{{.Image}}\t{{.Status}}\t{{.Names}}\t{{.CreatedAt}}\t{{.Ports}}"),
     "docker/images.txt": ("docker", "images", "--no-trunc"),
     "docker/networks.txt": ("docker", "network", "ls"),
-    "docker/disk.txt": ("docker", "system", "df"),
     "logs/docker.txt": ("journalctl", "--no-pager", "--lines", str(_LINES), "-u", "docker", "-u", "containerd"),
     "logs/appliance.txt": ("journalctl", "--no-pager", "--lines", str(_LINES), "-u", "appliance*"),
     "logs/kernel.txt": ("journalctl", "--no-pager", "--lines", "500", "--dmesg"),
@@ -82,7 +81,7 @@ def run(paths: Paths, parsed: argparse.Namespace) -> int:
 
 
 def bundle(machine: Machine, *, with_names: bool = False) -> bytes:
-    """Return a tar.gz. Whatever cannot be had is a file that says why."""
+    """Return a tar.gz. Whatever cannot be had is a file that says why. What is no text becomes JSON."""
     redactor = Redactor(with_names=with_names, key=_bytes(machine.paths.cookie_secret))
     _learn(machine, redactor)
     # configuration first: what is found to be secret there is then replaced everywhere else
@@ -90,15 +89,17 @@ def bundle(machine: Machine, *, with_names: bool = False) -> bytes:
     buffer = io.BytesIO()
     with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
         for name, text in sorted(files.items()):
-            content = redactor.clean(text).encode(errors="replace")
+            clean = redactor.clean(text) if isinstance(text, str) else (
+                json.dumps(redactor.clean_value(text), indent=2, ensure_ascii=False) + "\n")
+            content = clean.encode(errors="replace")
             info = tarfile.TarInfo(f"appliance-support/{name}")
             info.size, info.mode, info.mtime = len(content), 0o600, int(machine.now())
             tar.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
 
 
-def _guarded(machine: Machine, redactor: Redactor) -> Iterator[tuple[str, str]]:
-    parts: tuple[Callable[[Machine, Redactor], Iterator[tuple[str, str]]], ...] = (
+def _guarded(machine: Machine, redactor: Redactor) -> Iterator[tuple[str, Any]]:
+    parts: tuple[Callable[[Machine, Redactor], Iterator[tuple[str, Any]]], ...] = (
         _configuration, _versions, _containers, _commands, _files, _logs, _checks)
     for part in parts:
         try:
@@ -124,8 +125,10 @@ def _learn(machine: Machine, redactor: Redactor) -> None:
         if path.suffix in (".log", ".1", ".gz") or path.stat().st_size > 1_000_000:
             continue
         text = _text(path)
-        redactor.learn(*(word for word in re.findall(r"[A-Za-z0-9+/_=.~:{}-]{16,}", text) if looks_random(word)))
+        words = re.findall(r"[A-Za-z0-9+/_=.~:{}-]{16,}", text)
+        redactor.learn(*(part for word in words for part in (word, *re.split("[=:}]", word)) if looks_random(part)))
         redactor.learn(*re.findall(r"(?i)(?:token|bearer|basic)\s+([^\s\"'\\]{4,})", text))
+        redactor.learn(*re.findall(r"appliance-[a-z]+-[a-z0-9]+=([A-Za-z0-9._~+/=-]+)", text))
         with contextlib.suppress(ValueError):
             redactor.json_value(json.loads(text))
         if path.suffix in ("", ".key", ".secret") or re.search(r"secret|password|token|key", path.name):
@@ -134,6 +137,8 @@ def _learn(machine: Machine, redactor: Redactor) -> None:
         for entry in (container.get("Config") or {}).get("Env") or []:
             key, _, value = str(entry).partition("=")
             redactor.env_file(f"{key}={value}")
+        for word in [*((container.get("Config") or {}).get("Cmd") or []), *(container.get("Args") or [])]:
+            redactor.env_file(str(word))
     redactor.learn_names(_students(machine))
 
 
@@ -167,33 +172,33 @@ def _all_containers(machine: Machine) -> list[dict[str, Any]]:
 
 
 # ------------------------------------------------------------------------------------------------------------ parts --
-def _configuration(machine: Machine, redactor: Redactor) -> Iterator[tuple[str, str]]:
+def _configuration(machine: Machine, redactor: Redactor) -> Iterator[tuple[str, Any]]:
     paths = machine.paths
     yield "config/appliance.env", redactor.env_file(_text(paths.env_file))
     for path in sorted(paths.config_d.glob("*.py")):
         yield f"config/config.d/{path.name}", redactor.python(_text(path))
     for name, path in (("installed.json", paths.installed_file), ("daemon.json", paths.at("/etc/docker/daemon.json"))):
         if path.exists():
-            yield f"config/{name}", _dump(redactor.json_value(shell.read_json(path)))
+            yield f"config/{name}", redactor.json_value(shell.read_json(path))
     listed = [f"{path.relative_to(paths.config)} {path.stat().st_size} bytes, mode {path.stat().st_mode & 0o777:o}"
               for path in (*_files_below(paths.secrets), *_files_below(paths.tls))]
     yield "config/secrets.txt", "\n".join(listed) + "\n"
 
 
-def _versions(machine: Machine, redactor: Redactor) -> Iterator[tuple[str, str]]:
+def _versions(machine: Machine, redactor: Redactor) -> Iterator[tuple[str, Any]]:
     paths = machine.paths
-    yield "versions.json", _dump({
+    yield "versions.json", {
         "program": __version__, "release": shell.read_json(paths.release_file),
         "previous": shell.read_json(paths.previous / "release.json").get("id"),
         "releases": _names_in(paths.releases), "snapshots": _names_in(paths.snapshots),
         "backup": shell.read_json(paths.backup_status), "acme": shell.read_json(paths.acme_status),
         "with_names": redactor.with_names,
-    })
+    }
     yield "release.env", redactor.env_file(_text(paths.release_env))
 
 
-def _containers(machine: Machine, redactor: Redactor) -> Iterator[tuple[str, str]]:
-    yield "docker/containers.json", _dump([_described(each) for each in _all_containers(machine)])
+def _containers(machine: Machine, redactor: Redactor) -> Iterator[tuple[str, Any]]:
+    yield "docker/containers.json", [_described(each) for each in _all_containers(machine)]
     # of an edge that is damaged the names alone say which route is missing
     yield "routes.txt", "\n".join(_names_in(machine.paths.routes)) + "\n"
 
@@ -214,18 +219,18 @@ def _described(container: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _commands(machine: Machine, _: Redactor) -> Iterator[tuple[str, str]]:
+def _commands(machine: Machine, _: Redactor) -> Iterator[tuple[str, Any]]:
     for name, argv in _COMMANDS.items():
         done = machine.run(*argv, timeout_s=20)
         yield name, done.stdout + (f"\n(status {done.returncode}) {done.stderr}" if not done.ok else "")
 
 
-def _files(machine: Machine, _: Redactor) -> Iterator[tuple[str, str]]:
+def _files(machine: Machine, _: Redactor) -> Iterator[tuple[str, Any]]:
     for path in ("/etc/os-release", "/proc/meminfo", "/proc/mounts", "/proc/cgroups", "/etc/resolv.conf", "/proc/loadavg"):
         yield f"system{path}", machine.read(path)
 
 
-def _logs(machine: Machine, _: Redactor) -> Iterator[tuple[str, str]]:
+def _logs(machine: Machine, _: Redactor) -> Iterator[tuple[str, Any]]:
     paths = machine.paths
     for service in ("hub", "traefik", "postgres"):
         done = machine.run("docker", "logs", "--timestamps", "--tail", str(_LINES), paths.container(service), timeout_s=30)
@@ -235,11 +240,11 @@ def _logs(machine: Machine, _: Redactor) -> Iterator[tuple[str, str]]:
             yield f"logs/files/{path.name}", _tail(path)
 
 
-def _checks(machine: Machine, _: Redactor) -> Iterator[tuple[str, str]]:
+def _checks(machine: Machine, _: Redactor) -> Iterator[tuple[str, Any]]:
     plan = plan_of_box(machine.paths)
-    yield "doctor.json", _dump(checks.report(doctor.check(machine, plan)))
+    yield "doctor.json", checks.report(doctor.check(machine, plan))
     ports = checks.run_all([lambda: check_network.check_ports(machine, plan)])
-    yield "ports.json", _dump(checks.report(ports, facts=preflight.facts(machine, plan)))
+    yield "ports.json", checks.report(ports, facts=preflight.facts(machine, plan))
 
 
 # ---------------------------------------------------------------------------------------------------------- helpers --
@@ -267,6 +272,3 @@ def _tail(path: Path) -> str:
         file.seek(max(path.stat().st_size - _LOG_BYTES, 0))
         return file.read().decode(errors="replace")
 
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
