@@ -94,6 +94,14 @@ def networks():
     return sorted(found)
 
 
+def address():
+    """Return the address others reach this box by, as far as the box can tell."""
+    for route in json.loads(run("ip", "-j", "route", "get", "198.51.100.1")[1] or "[]"):
+        if route.get("prefsrc"):
+            return route["prefsrc"]
+    return (run("hostname", "-I")[1].split() or ["localhost"])[0]
+
+
 def is_docker_bridge(device):
     return device in ("docker0", "docker_gwbridge") or device.startswith("br-appliance") or bool(
         re.fullmatch(r"br-[0-9a-f]{12}", device))
@@ -166,6 +174,7 @@ def main():
         "apparmor": (read("/sys/module/apparmor/parameters/enabled") or "").strip() == "Y",
         "apt_mirror": apt_mirror(),
         "ssh_ports": sshd_ports(),
+        "address": address(),
         "networks": networks(),
         "other_bridges": other_bridges(),
         "firewall": firewalls(),
