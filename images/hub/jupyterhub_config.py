@@ -1,6 +1,7 @@
 """Settings for life in a container, as compose.yaml starts it. A box's own are in /etc/appliance/config.d, and win."""
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 c = get_config()  # noqa: F821
 
@@ -16,9 +17,13 @@ c.JupyterHub.hub_port = int(said("HUB_PORT", "8081"))
 c.JupyterHub.base_url = said("BASE_URL", "/")
 # One path inside and outside: the engine looks for homes on the host.
 c.JupyterHub.db_url = f"sqlite:///{data}/jupyterhub.sqlite"
+if "postgres" in said("PROFILES", "").split(","):
+    password = Path("/etc/appliance/secrets/postgres_password").read_text().strip("\n")
+    c.JupyterHub.db_url = f"postgresql://appliance:{quote(password, safe='')}@/appliance?host={data}/postgres/socket"
 c.JupyterHub.cookie_secret_file = str(data / "jupyterhub_cookie_secret")
 c.JupyterHub.state_dir = str(data / "state")
 c.JupyterHub.homes_dir = str(data / "homes")
+c.JupyterHub.homes_class = said("HOMES", "directory")
 c.JupyterHub.tls = said("TLS", "off")
 # The accounts of this container would be nobody's.
 c.JupyterHub.authenticator_class = "local"
