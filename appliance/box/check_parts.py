@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from collections.abc import Iterator
 from functools import cache
@@ -39,7 +40,7 @@ def check_containers(machine: Machine, plan: Plan) -> Iterator[Check]:
         return
     for service in ("hub", "traefik", *(["postgres"] if uses_postgres(machine, plan) else [])):
         code, name, found = f"container-{service}", machine.paths.container(service), machine.own_containers.get(service)
-        start = f"Start it: {_RUN_AGAIN.lower()}, or “systemctl restart appliance”; then: docker logs {name}"
+        start = f"Start what is missing: appliance switch; if that fails look at: docker logs {name}"
         if found is None:
             yield fail(code, f"The container {name} is not there.", start)
             continue
@@ -167,14 +168,18 @@ def check_rules(machine: Machine, plan: Plan) -> Iterator[Check]:
                    "nftables.")
         return
     tables = {line.removeprefix("table ").strip() for line in done.stdout.splitlines()}
-    name = machine.paths.name.replace("-", "_")
+    hub = machine.paths.container("hub")
+    name = re.sub(r"[^A-Za-z0-9]", "_", machine.paths.name)
     wanted = "inet appliance" if name == "appliance" else f"inet appliance_{name}"
     if wanted in tables:
         yield ok("firewall-rules", f"The rules for students' servers are in place (table {wanted}).")
     else:
         yield fail("firewall-rules", f"The rules for students' servers (table {wanted}) are gone; somebody flushed them.",
-                   f"The Hub puts them back: docker restart {machine.paths.container('hub')} (ends no server). Never use "
-                   "“nft flush ruleset” here.")
+                   f"The Hub puts them back: docker restart {hub} (ends no server). Never use “nft flush ruleset” here.")
+    unit = "appliance-firewall.service"  # of the role firewall, which one may leave out
+    if "inet appliance_host" not in tables and machine.run("systemctl", "is-enabled", unit).stdout.strip() == "enabled":
+        yield fail("firewall-host", "The rules that protect this machine itself (table inet appliance_host) are gone.",
+                   f"Put them back: systemctl restart {unit}")
 
 
 def slice_limit(machine: Machine) -> int | None:

@@ -59,7 +59,7 @@ _HOST_CONFIG = ("Memory", "MemorySwap", "NanoCpus", "CpuQuota", "CpuPeriod", "Pi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where to (default: here, named by the time)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to (default: here, named by the time)")
     parser.add_argument("--with-names", action="store_true", help="leave students' names in; without it each has a pseudonym")
 
 

@@ -165,7 +165,14 @@ def test_the_front_door(box: FakeBox) -> None:
 
 def test_rules_that_somebody_flushed(box: FakeBox) -> None:
     box.programs["nft list tables"] = "table ip nat\n"
-    assert look(box)["firewall-rules"].status == "fail"
+    found = look(box)
+    assert found["firewall-rules"].status == "fail"
+    assert "firewall-host" not in found  # whoever left that role out has no such table
+    box.programs["systemctl is-enabled appliance-firewall.service"] = "enabled\n"
+    assert look(box)["firewall-host"].status == "fail"
+    box.programs["nft list tables"] = "table inet appliance\ntable inet appliance_host\n"
+    assert look(box)["firewall-rules"].status == "ok"
+    assert "firewall-host" not in look(box)
 
 
 @pytest.mark.parametrize(("limit", "status"), [("max", "fail"), (str(12 * GIB), "ok"), (str(16_700_000_000), "warn")])
