@@ -30,7 +30,7 @@ def rendered(**given: Any) -> str:
     """What Ansible makes of the template. Variables that are templates themselves are given as plain values here."""
     values = defaults() | {
         "ansible_managed": "Ansible managed", "hub_homes_class": "directory", "traefik_names": ["box.school"],
-        "hub_address": "https://box.school", "hub_edge_port": 443} | given
+        "__hub_address": "https://box.school", "__hub_edge_port": 443} | given
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     environment.filters |= {"to_json": lambda value, **options: json.dumps(value, **options),
                             "bool": lambda value: value in (True, "true", "yes", "1", 1)}
@@ -55,7 +55,7 @@ def test_every_kind_of_box_is_loaded(tmp_path: Path, tls: str, homes: str, cpu: 
     settings = loaded(tmp_path, rendered(
         traefik_tls=tls, hub_homes_class=homes, storage_homes="loop" if homes == "btrfs" else "directory", hub_student_cpu=cpu,
         storage_quota=quota, traefik_acme_challenge=challenge, traefik_acme_dns_provider="cloudflare",
-        traefik_acme_email="it@school.example", hub_edge_port=80 if tls == "off" else 443))
+        traefik_acme_email="it@school.example", __hub_edge_port=80 if tls == "off" else 443))
     assert settings.tls == tls
     assert settings.port == (80 if tls == "off" else 443)
     assert settings.homes_class.__name__ == ("BtrfsHomes" if homes == "btrfs" else "DirectoryHomes")
