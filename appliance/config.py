@@ -144,6 +144,11 @@ class Settings:
         return urlsplit(self.public_origin).hostname or ""
 
     @property
+    def authority_file(self) -> Path | None:
+        """The root of the box's own authority, which TraefikProxy makes; None where browsers need not be told to trust it."""
+        return self.state_dir / "tls" / "ca.crt" if self.tls == "selfsigned" else None
+
+    @property
     def classes(self) -> tuple[type[Configurable], ...]:
         return (JupyterHub, self.authenticator_class, self.spawner_class, self.proxy_class, self.homes_class)
 

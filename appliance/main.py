@@ -84,7 +84,8 @@ class Box:
         self.hub = Hub(urls, __version__, settings.public_origin, after_sign_in, proxy_secret, secret, accounts, sessions,
                        servers, changes, self.reconciler, metrics,
                        Census(self.db, self.reconciler, self.spawner, self.homes),
-                       MetricsAccess(settings.authenticate_prometheus, settings.metrics_token_file))
+                       MetricsAccess(settings.authenticate_prometheus, settings.metrics_token_file),
+                       settings.authority_file, self.proxy.trouble)
 
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Run until cancelled. `started` is called when browsers are let in. Raises Misconfigured, ProxyDown."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from appliance.domain.capability import derive_key
 from appliance.domain.urls import Urls
@@ -32,6 +34,8 @@ class Hub:
     metrics: Metrics
     census: Census
     metrics_access: MetricsAccess
+    authority_file: Path | None = None                  # the root of the box's own authority, for browsers to trust
+    proxy_trouble: Callable[[], ApplianceError | None] = lambda: None
 
     def key(self, purpose: str) -> bytes:
         """Return a 32-byte key for one purpose."""
@@ -40,3 +44,8 @@ class Hub:
     def problems(self) -> list[ApplianceError]:
         """Return what keeps servers from being started now."""
         return [self.reconciler.problem] if self.reconciler.problem is not None else []
+
+    def concerns(self) -> list[ApplianceError]:
+        """Return what an admin should mend although everybody can work."""
+        found = self.proxy_trouble()
+        return [found] if found is not None else []

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from appliance.errors import NotFound
 from appliance.web import admin, api, home, login, metrics, spawn, static, user
+from appliance.web import help as trust_help
 from appliance.web.errors import show_error
 from appliance.web.routing import Access, Entry, route
 from appliance.web.security import SecurityHeaders
@@ -64,6 +65,8 @@ PAGES = (
     Entry("hub/admin/stop", admin.stop, _ADMIN, _POST),
     Entry("hub/error/{status}", user.proxy_error, _UNKNOWN, _ALL, checks_itself=True),
     Entry("hub/metrics", metrics.metrics, _ANYONE),
+    Entry("hub/help", trust_help.show_help, _UNKNOWN),
+    Entry("hub/help/ca.crt", trust_help.certificate, _UNKNOWN),
     Entry("hub/health", home.health, _UNKNOWN),
     Entry("hub/logo", static.logo, _UNKNOWN),
     Entry("hub/static/{digest}/{name}", static.serve, _UNKNOWN),

@@ -28,6 +28,7 @@ class LoginPage(Page):
     username: str = ""
     error: str = ""
     signed_out: bool = False
+    help_url: str = ""       # where it says how to trust a box with an authority of its own
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def _login_form(
     visit: Visit, status: int = 200, *, username: str = "", error: str = "", signed_out: bool = False,
 ) -> Response:
     target = visit.request.query_params.get("next", "") and visit.next()
-    page = LoginPage(visit.hub_url("login", next=target), username, error, signed_out)
+    page = LoginPage(visit.hub_url("login", next=target), username, error, signed_out,
+                     help_url=visit.hub_url("help") if visit.hub.authority_file else "")
     return render(visit, "login.html", page, status)
 
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from appliance.domain import capability
 from appliance.domain.capability import Capability
@@ -263,9 +264,14 @@ class FakeHub:
         self.servers, self.events = FakeServers(self), FakeEvents()
         self.metrics, self.census, self.metrics_access = Metrics(self.version), FakeCensus(), MetricsAccess()
         self.trouble: list[ApplianceError] = []
+        self.edge_trouble: list[ApplianceError] = []
+        self.authority_file: Path | None = None
 
     def key(self, purpose: str) -> bytes:
         return capability.derive_key(KEY, purpose)
 
     def problems(self) -> list[ApplianceError]:
         return self.trouble
+
+    def concerns(self) -> list[ApplianceError]:
+        return self.edge_trouble
