@@ -103,18 +103,25 @@ def _run(paths: Paths, argv: list[str]) -> int:
             raise BoxError(f"There is no option {name}.", "See “appliance --help”.")
         return hand_over(paths, argv)
     module = _module(name, command)
-    parser = Parser(prog=f"appliance {name}", description=f"{command.help[0].upper()}{command.help[1:]}.",
-                    allow_abbrev=False)
-    parser.set_defaults(command=name)  # a module may hold several commands
-    # a module with several commands gives each its own arguments
-    add_arguments = getattr(module, f"add_{name.replace('-', '_')}_arguments", None) or module.add_arguments
-    add_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
-    parsed = parser.parse_args(argv[1:])
+    parsed = parser_of(name).parse_args(argv[1:])
     if command.root and paths.root == Paths().root:
         shell.require_root(name)
     run = getattr(module, f"run_{name.replace('-', '_')}", None) or module.run
     return int(run(paths, parsed))
+
+
+def parser_of(name: str) -> Parser:
+    """Return what parses the words after one of COMMANDS. Raises BoxError."""
+    command = COMMANDS[name]
+    module = _module(name, command)
+    parser = Parser(prog=f"appliance {name}", description=f"{command.help[0].upper()}{command.help[1:]}.",
+                    allow_abbrev=False)
+    parser.set_defaults(command=name)
+    # a module with several commands gives each its own arguments
+    add_arguments = getattr(module, f"add_{name.replace('-', '_')}_arguments", None) or module.add_arguments
+    add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    return parser
 
 
 def _module(name: str, command: Command) -> ModuleType:
