@@ -198,6 +198,12 @@ def stage_locked(paths: Paths, what: Path, *, images: Path | None = None) -> str
         raise BoxError(f"There is no {what}.", "Name a release's file or a folder of this program.")
     if images is not None and not images.is_file():
         raise BoxError(f"There is no archive of images at {images}.", "Check the path given with --images.")
+    if what.is_file():
+        from appliance.box import offline
+
+        if offline.is_bundle(what):
+            with offline.opened(what, paths.opt) as folder:
+                return stage_locked(paths, folder, images=images)
     paths.releases.mkdir(mode=0o755, parents=True, exist_ok=True)
     for left in paths.releases.glob(".*.partial"):  # of a run that was killed
         shutil.rmtree(left)
