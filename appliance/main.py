@@ -87,6 +87,13 @@ class Box:
                        MetricsAccess(settings.authenticate_prometheus, settings.metrics_token_file),
                        settings.authority_file, self.proxy.trouble)
 
+    def warnings(self) -> list[str]:
+        """Return what is wrong with two drivers together, a sentence or two each."""
+        if getattr(self.homes, "quota", None) and getattr(self.spawner, "seccomp_profile", None) == "":
+            return ["Students who know how can store more than their quota, in Btrfs subvolumes of their own; see "
+                    "c.DockerSpawner.seccomp_profile."]
+        return []
+
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Run until cancelled. `started` is called when browsers are let in. Raises Misconfigured, ProxyDown."""
         await open_store(self.db, self.homes)
@@ -135,7 +142,7 @@ def shown_url(settings: Settings) -> str:
     if settings.public_origin:
         return settings.public_origin + settings.base_url
     scheme = "http" if settings.tls == "off" else "https"
-    host = settings.ip if settings.ip not in ("", "0.0.0.0", "::") else _own_address()
+    host = settings.ip if settings.ip not in ("", "0.0.0.0", "::") else next(iter(settings.tls_names), "") or _own_address()
     host = f"[{host}]" if ":" in host else host
     port = "" if settings.port == {"http": 80, "https": 443}[scheme] else f":{settings.port}"
     return f"{scheme}://{host}{port}{settings.base_url}"
@@ -175,7 +182,7 @@ def run_hub(settings: Settings, *, on_step: Callable[[str], None] = lambda step:
             print(f"The Hub already runs here ({lock.other.where}), at {lock.other.url}")
             return 0
         box = Box(settings, on_step=on_step)
-        for warning in config.warnings(settings):
+        for warning in [*config.warnings(settings), *box.warnings()]:
             logger.warning(warning)
 
         def started() -> None:

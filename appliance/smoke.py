@@ -102,6 +102,9 @@ class Skipped(Exception):
 def run(settings: Settings, *, url: str = "", ca_file: str = "", told: Callable[[Part], None] = lambda part: None) -> Result:
     """Try everything and clean up. told: called after each part. Raises BadInput, Misconfigured, DatabaseDown."""
     address = _address(url or shown_url(settings))
+    own_authority = settings.state_dir / "tls" / "ca.crt"      # beside the system's
+    if not ca_file and settings.tls == "selfsigned" and own_authority.exists():
+        ca_file = str(own_authority)
     context = _context(ca_file)
     db = Database(settings.db_url)
     try:

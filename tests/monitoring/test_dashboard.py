@@ -58,14 +58,14 @@ def test_the_expressions_are_found() -> None:
     assert {"appliance_servers"} == names('sum by (code) (rate(appliance_servers{phase!="x"}[5m]))')
 
 
-@pytest.mark.parametrize(("title", "expression"), expressions())
+@pytest.mark.parametrize(("title", "expression"), list(expressions()))
 def test_every_metric_that_is_asked_for_exists(title: str, expression: str) -> None:
     unknown = names(expression) - ours().keys() - NODE - TRAEFIK - DOCTOR
     assert names(expression)
     assert not unknown, f"{title} asks for {unknown}"
 
 
-@pytest.mark.parametrize(("title", "expression"), expressions())
+@pytest.mark.parametrize(("title", "expression"), list(expressions()))
 def test_every_label_of_ours_exists(title: str, expression: str) -> None:
     known = ours()
     for name, selector in re.findall(r"(\w+)\{([^}]*)\}", expression):

@@ -163,6 +163,16 @@ def test_traefik_that_is_frozen_and_a_hub_that_is_down() -> None:
         assert run(box)[0] == 0
 
 
+def test_a_certificate_of_the_boxs_own_authority_and_a_session_without_a_password() -> None:
+    """The password is never asked where the Authenticator does not keep it, or its lists leave the account out."""
+    with Box("c.JupyterHub.tls = 'selfsigned'\nc.Authenticator.allowed_users = {'ada'}\n") as box:
+        status, result = run(box)
+        assert status == 0, result
+        assert str(result["url"]).startswith("https://")
+        assert "not asked" in result["parts"][1]["sentence"]  # type: ignore[index]
+        assert_nothing_is_left(box)
+
+
 def test_a_full_box_is_said_and_nobody_is_disturbed() -> None:
     with Box("c.JupyterHub.active_server_limit = 1\n") as box, box.student("ada") as ada:
         ada.to_server()
