@@ -65,6 +65,13 @@ Dir::Cache::srcpkgcache "";
 APT::Sandbox::User "root";
 END
 echo "deb [trusted=yes] file:$PWD/packages ./" >sources.list
+# Over SSH the playbook is there already: --prepare FOLDER puts the checked bundle there, and that is all.
+if [ "${1:-}" = --prepare ]; then
+    sed -i "s|$PWD/|$2/|" apt.conf sources.list
+    rm -rf "$2"
+    mv "$PWD" "$2"
+    exit 0
+fi
 export APT_CONFIG="$PWD/apt.conf" DEBIAN_FRONTEND=noninteractive
 if ! python3 -c 'import ensurepip, venv, apt' 2>/dev/null; then
     echo "Installing Python ..."
