@@ -230,7 +230,8 @@ def _fstab_lines(paths: Paths) -> tuple[str, ...]:
 
 def _files(paths: Paths, installed: dict[str, Any]) -> tuple[Path, ...]:
     found = {file for pattern in _FILE_PATTERNS for file in paths.root.glob(pattern)}
-    found |= {paths.at(str(file)) for file in installed.get("files", []) if os.path.lexists(paths.at(str(file)))}
+    named = [*installed.get("files", []), *(f"/etc/systemd/system/{unit}" for unit in installed.get("units", []))]
+    found |= {paths.at(str(file)) for file in named if os.path.lexists(paths.at(str(file)))}
     return tuple(sorted(found))
 
 
@@ -277,7 +278,10 @@ def plan(paths: Paths, found: Found, *, purge_homes: bool = False, packages: boo
     _plan_packages(found, add, stays, packages=packages)
     _plan_data(paths, found, add, stays, purge_homes=purge_homes)
     for file in found.files:
-        add(f"Removing {file}", _remover(file))
+        if file == paths.at("/etc/docker/daemon.json") and found.foreign_containers:
+            stays.append(f"{file}: it says where the engine keeps the other containers")
+        else:
+            add(f"Removing {file}", _remover(file))
     if found.units:
         add("Telling systemd", _runs("systemctl", "daemon-reload"))
     _plan_config(paths, found, add, stays, purge_homes=purge_homes)

@@ -134,6 +134,22 @@ def test_an_engine_that_serves_others_stays(paths: Paths) -> None:
     assert any("engine" in line for line in made.stays)
 
 
+def test_an_engine_that_serves_others_keeps_its_settings(paths: Paths) -> None:
+    daemon = paths.at("/etc/docker/daemon.json")
+    assert any(str(daemon) in step.sentence for step in uninstall.plan(paths, Found(files=(daemon,))).steps)
+    made = uninstall.plan(paths, Found(files=(daemon,), foreign_containers=1))
+    assert not any(str(daemon) in step.sentence for step in made.steps)
+    assert any(str(daemon) in line for line in made.stays)
+
+
+def test_units_of_the_roles_go_whatever_they_are_called(paths: Paths) -> None:
+    unit = paths.at("/etc/systemd/system/var-lib-appliance-homes.mount")
+    unit.write_text("")
+    paths.installed_file.write_text(json.dumps({"units": [unit.name]}))
+    do(paths)
+    assert not unit.exists()
+
+
 def test_packages_stay_until_asked_for_and_are_named(paths: Paths) -> None:
     found = Found(installed={"packages": ["docker.io", "restic"]})
     made = uninstall.plan(paths, found)
