@@ -63,7 +63,9 @@ class Result:
     def words(self) -> str:
         """The last line the program said, for a sentence."""
         lines = (self.stderr.strip() or self.stdout.strip()).splitlines()
-        return lines[-1].strip() if lines else f"it ended with status {self.returncode}"
+        if lines:
+            return lines[-1].strip()
+        return f"it ended with status {self.returncode}" if self.returncode >= 0 else f"it crashed (signal {-self.returncode})"
 
 
 def find(program: str) -> str | None:

@@ -235,7 +235,7 @@ def _logs(machine: Machine, _: Redactor) -> Iterator[tuple[str, Any]]:
     for service in ("hub", "traefik", "postgres"):
         done = machine.run("docker", "logs", "--timestamps", "--tail", str(_LINES), paths.container(service), timeout_s=30)
         yield f"logs/{service}.txt", done.stdout + done.stderr
-    for path in (*sorted(paths.traefik.glob("*.log")), *sorted(paths.log.rglob("*.log")), paths.at("/var/log/dockerd.log")):
+    for path in (*sorted(paths.traefik.rglob("*.log")), *sorted(paths.log.rglob("*.log")), paths.at("/var/log/dockerd.log")):
         if path.is_file():
             yield f"logs/files/{path.name}", _tail(path)
 

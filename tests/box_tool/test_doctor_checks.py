@@ -163,6 +163,15 @@ def test_the_front_door(box: FakeBox) -> None:
     assert found["certificate"].sentence == "Encryption is off, as it was set."
 
 
+def test_an_old_nft_that_crashes_on_newer_rules(box: FakeBox) -> None:
+    box.programs["nft list tables"] = Result(-11)
+    found = look(box)["firewall-rules"]
+    assert found.status == "warn"
+    assert "crashed" in found.sentence
+    box.programs["docker exec appliance-hub nft list tables"] = "table inet appliance\n"
+    assert look(box)["firewall-rules"].status == "ok"
+
+
 def test_rules_that_somebody_flushed(box: FakeBox) -> None:
     box.programs["nft list tables"] = "table ip nat\n"
     found = look(box)
