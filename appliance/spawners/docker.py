@@ -28,7 +28,7 @@ from appliance.errors import (
     SpawnError,
 )
 from appliance.ports import ActualServer, ByteSize, ImageOptions, ServerHandle, ServerSpec, Spawner, Usage
-from appliance.spawners import cgroups, docker_probe
+from appliance.spawners import cgroups, docker_probe, seccomp
 from appliance.spawners import docker_container as containers
 from appliance.spawners.cpu_meter import CpuMeter
 from appliance.spawners.docker_accounts import AccountFiles
@@ -87,6 +87,10 @@ class DockerSpawner(Spawner):
     tmp_size = ByteSize(
         "512M", help="With read_only: size of /tmp, of /var/tmp, and of each volume the image asks for. They are in memory "
                      "and count towards mem_limit; what is not used costs nothing.").tag(config=True)
+    seccomp_profile = Unicode(
+        "", help="File with a seccomp profile for all servers, like the engine's own. The Hub takes the making of Btrfs "
+                 "subvolumes out of it, with which a student could store more than c.BtrfsHomes.quota. Empty: the engine's "
+                 "own profile, which allows that.").tag(config=True)
     cgroup_parent = Unicode(
         "", help="Control group that all servers are in, e.g. \"appliance.slice\", so that together they get no more "
                  "than it allows. Its limits are set elsewhere, by systemd for a slice. Empty: the engine's own.",
@@ -114,6 +118,7 @@ class DockerSpawner(Spawner):
         self._locks = ServerLocks()
         self._learning = threading.Lock()
         self._cpu = CpuMeter()
+        self._seccomp = seccomp.load(self.seccomp_profile) if self.seccomp_profile else ""
         self._cgroup_driver = ""     # of the engine, once that was asked
         self._preparing: anyio.Lock | None = None
         self._proving = False
@@ -155,6 +160,10 @@ class DockerSpawner(Spawner):
             if not isinstance(options.get("read_only", False), bool):
                 raise TraitError(f"DockerSpawner.image_options[{image!r}]: read_only is True or False.")
         return proposal["value"]
+
+    @validate("seccomp_profile")
+    def _check_seccomp_profile(self, proposal: Any) -> Any:
+        return _checked(proposal, lambda path: path and seccomp.load(path))
 
     @validate("cgroup_parent")
     def _check_cgroup_parent(self, proposal: Any) -> Any:
@@ -350,7 +359,8 @@ class DockerSpawner(Spawner):
             "HostConfig": containers.host_config(
                 network=self.network_name, mem_limit=self.mem_limit, mem_guarantee=self.mem_guarantee,
                 cpu_limit=self.cpu_limit, pids_limit=self.pids_limit, shm_size=self.shm_size,
-                log_max_size=self.log_max_size, dns=list(self.dns), cgroup_parent=self.cgroup_parent, mounted=mounted,
+                log_max_size=self.log_max_size, dns=list(self.dns), cgroup_parent=self.cgroup_parent, seccomp=self._seccomp,
+                mounted=mounted,
                 root=containers.closed_root(self.tmp_size, volumes, mounted) if read_only else {},
                 extra=HostConfig(_API_VERSION, **self.extra_host_config) if self.extra_host_config else {}),
             "NetworkingConfig": containers.endpoint(self.network_name, spec.address),

@@ -101,12 +101,12 @@ def check_host_config(options: Iterable[str]) -> None:
 
 def host_config(
     *, network: str, mem_limit: int | None, mem_guarantee: int | None, cpu_limit: float | None, pids_limit: int,
-    shm_size: int | None, log_max_size: str, dns: list[str], cgroup_parent: str, root: Mapping[str, Any],
-    mounted: list[dict[str, Any]], extra: Mapping[str, Any],
+    shm_size: int | None, log_max_size: str, dns: list[str], cgroup_parent: str, seccomp: str,
+    root: Mapping[str, Any], mounted: list[dict[str, Any]], extra: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the engine's HostConfig. `extra`, in the engine's own words, adds to it but cannot loosen it.
 
-    root: of `closed_root`, or nothing.
+    seccomp: a profile's text, "" for the engine's own. root: of `closed_root`, or nothing.
     """
     limits: dict[str, Any] = {
         "PidsLimit": pids_limit,
@@ -131,7 +131,7 @@ def host_config(
     return {**limits, "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}], **extra} | root | {
         "NetworkMode": network,
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges"],
+        "SecurityOpt": ["no-new-privileges", *([f"seccomp={seccomp}"] if seccomp else [])],
         "Privileged": False,
         "AutoRemove": False,  # a dead container is kept until its cause has been read
         "RestartPolicy": {"Name": "no"},
