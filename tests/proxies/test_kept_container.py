@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,7 +98,9 @@ async def kept_box(state_dir: Path, engine: docker.DockerClient, *, started: boo
 
 
 @pytest.fixture(scope="module")
-async def box(tmp_path_factory: pytest.TempPathFactory, anyio_backend: str, engine: docker.DockerClient) -> AsyncIterator[KeptBox]:
+async def box(
+    tmp_path_factory: pytest.TempPathFactory, anyio_backend: str, engine: docker.DockerClient,
+) -> AsyncIterator[KeptBox]:
     async with kept_box(tmp_path_factory.mktemp("kept"), engine) as made:
         yield made
 
@@ -268,7 +271,7 @@ async def test_a_folder_made_anew_is_watched_again(own_box: KeptBox) -> None:
     box = own_box
     route = make_route(box.one.url)
     async with supervised(box.proxy):
-        subprocess.run(["rm", "-rf", box.folder / "routes"], check=True)
+        shutil.rmtree(box.folder / "routes")
         await asyncio.sleep(0.5)
         await box.serve(route)
         assert await seconds_until_served(box, cookie_of(route)) < 1
