@@ -27,7 +27,7 @@ from appliance.config import load_settings
 file = next((name for name in sys.argv[2:] if Path(name).is_file()), None)
 url = load_settings(["-f", file] if file else []).db_url
 with create_engine(url).connect() as c:
-    schema = c.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    schema = c.execute(text("SELECT version_num FROM appliance_schema")).scalar()
     rows = c.execute(text("SELECT data, at FROM events WHERE kind = 'server.failed' AND at >= :since"), {"since": sys.argv[1]})
     data = [[row[0] if isinstance(row[0], dict) else json.loads(row[0]), str(row[1])] for row in rows]
 print(json.dumps({"schema": schema, "failures": data}))
@@ -121,7 +121,7 @@ def _sqlite(machine: Machine, since: datetime) -> Generator[Check, None, tuple[s
                 yield fail("database", f"The database {file} is damaged: {said[0]}.",
                            "Put back the last good one: appliance restore. Homes are not affected.")
                 return None
-            schema = str((db.execute("SELECT version_num FROM alembic_version").fetchone() or ("none",))[0])
+            schema = str((db.execute("SELECT version_num FROM appliance_schema").fetchone() or ("none",))[0])
             rows = db.execute("SELECT data FROM events WHERE kind = 'server.failed' AND at >= ?",
                               (since.strftime("%Y-%m-%d %H:%M:%S"),)).fetchall()
     except sqlite3.Error as error:

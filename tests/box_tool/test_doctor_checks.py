@@ -34,11 +34,11 @@ def database(file: Path, *failures: tuple[str, timedelta], schema: str = "0002")
     file.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(file)
     db.executescript("""
-        CREATE TABLE alembic_version (version_num TEXT);
+        CREATE TABLE appliance_schema (version_num TEXT);
         CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);
         CREATE TABLE events (id INTEGER PRIMARY KEY, at DATETIME, kind TEXT, user_name TEXT, data JSON);
     """)
-    db.execute("INSERT INTO alembic_version VALUES (?)", (schema,))
+    db.execute("INSERT INTO appliance_schema VALUES (?)", (schema,))
     for code, age in failures:
         at = datetime.fromtimestamp(NOW, UTC) - age
         db.execute("INSERT INTO events (at, kind, user_name, data) VALUES (?, 'server.failed', 'ada', ?)",
@@ -233,6 +233,33 @@ def test_a_schema_that_is_not_the_releases(box: FakeBox, schema: str, word: str)
     found = look(box)["schema"]
     assert found.status == "fail"
     assert word in found.sentence
+
+
+def test_a_database_that_the_hub_made(box: FakeBox) -> None:
+    from appliance.domain.user import User
+    from appliance.store import database as store
+    from appliance.store import events, users
+
+    box.paths.database.unlink()
+    db = store.Database(str(box.paths.database))
+    db.upgrade()
+
+    def fill(t: store.Transaction) -> User:
+        events.append(t, "server.failed", data={"code": "disk-full", "sentence": "…"})
+        return users.add(t, "ada")
+
+    db.run(fill)
+    db.close()
+    found = look(box)
+    assert found["database"].status == "ok"
+    assert store.HEAD in found["schema"].sentence
+    box.now += 30 * 365 * 86400  # whenever this test runs, its failure is of today, which is long ago by then
+    assert "failures-disk-full" not in look(box)
+    box.now = datetime.now(UTC).timestamp()
+    assert look(box)["failures-disk-full"].status == "warn"
+    from appliance.box.support import _students
+
+    assert "ada" in _students(box.machine)
 
 
 def test_a_damaged_database(box: FakeBox) -> None:

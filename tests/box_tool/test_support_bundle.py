@@ -133,8 +133,8 @@ def planted(tmp_path: Path) -> tuple[FakeBox, Sentinels]:
     db.executescript("""
         CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT, display_name TEXT, password_hash TEXT);
         CREATE TABLE events (id INTEGER PRIMARY KEY, at DATETIME, kind TEXT, user_name TEXT, data JSON);
-        CREATE TABLE alembic_version (version_num TEXT);
-        INSERT INTO alembic_version VALUES ('0002');
+        CREATE TABLE appliance_schema (version_num TEXT);
+        INSERT INTO appliance_schema VALUES ('0002');
         INSERT INTO users (name, display_name, password_hash) VALUES ('ada', 'Ada Lovelace', '$argon2id$x'), ('josé', '', '');
         INSERT INTO events (at, kind, user_name, data) VALUES ('2026-11-22 08:00:00', 'login', 'bob@school.example', '{}');
     """)
