@@ -83,7 +83,8 @@ class Machine:
     def prepare(self, target: Release) -> None:
         """Let a PostgreSQL of ours run; asking the Hub anything needs the database."""
         if compose.uses_postgres(self.paths) and compose.inspect(self.paths, "postgres") is None:
-            compose.run(self.paths, "up", "--detach", "postgres", release=self._folder(target), what="Starting PostgreSQL")
+            compose.run(self.paths, "up", "--detach", "--no-deps", "postgres", release=self._folder(target),
+                        what="Starting PostgreSQL")
             compose.wait_until_well(self.paths, ["postgres"])
 
     def facts(self, target: Release) -> dict[str, Any]:
@@ -151,8 +152,7 @@ class Machine:
         snapshot.replace_cookie_secret(self.paths)
 
     def up(self, target: Release) -> None:
-        compose.run(self.paths, "up", "--detach", "--no-build", release=self._folder(target), timeout_s=600,
-                    what=f"Starting release {target.id}")
+        compose.up(self.paths, self._folder(target))
 
     def wait(self) -> None:
         compose.wait_until_well(self.paths, compose.services(self.paths))
@@ -570,7 +570,7 @@ def _more(parser: argparse.ArgumentParser) -> None:
 
 
 def run_switch(paths: Paths, parsed: argparse.Namespace) -> int:
-    with _undisturbed(), release.alone(paths):
+    with undisturbed(), release.alone(paths):
         wanted = parsed.release or release.linked(paths.current)
         if wanted is None:
             raise BoxError("No release is in place yet.", "Name one: appliance switch RELEASE")
@@ -587,12 +587,12 @@ def run_upgrade(paths: Paths, parsed: argparse.Namespace) -> int:
         words = [f"--{name}" for name in ("smoke", "json") if getattr(parsed, name)]
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-I", "-c", start, str(source), "switch", release_id, *words])
-    with _undisturbed(), release.alone(paths):
+    with undisturbed(), release.alone(paths):
         return _tell(Switch(paths).to(release_id, smoke=parsed.smoke), parsed)
 
 
 def run_rollback(paths: Paths, parsed: argparse.Namespace) -> int:
-    with _undisturbed(), release.alone(paths):
+    with undisturbed(), release.alone(paths):
         switch = Switch(paths)
         if said := switch.repair():
             say(said)
@@ -638,7 +638,7 @@ def ask(question: str, yes: bool) -> None:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """A lost connection does not end a switch; SIGTERM ends it as Ctrl-C does, and it goes back."""
     if threading.current_thread() is not threading.main_thread():
         yield
