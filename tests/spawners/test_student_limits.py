@@ -24,6 +24,7 @@ c.BtrfsHomes.require_mount = True
 c.DockerSpawner.read_only = True
 c.DockerSpawner.tmp_size = "64M"
 c.DockerSpawner.cgroup_parent = "{group}"
+c.DockerSpawner.seccomp_profile = "{profile}"
 c.Spawner.mem_limit = "512M"
 """
 # tries to write into every folder there is, follows no link, and prints where it could
@@ -68,8 +69,12 @@ def group() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def box(group: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    profile = tmp_path_factory.mktemp("profile") / "seccomp.json"
+    profile.write_bytes(subprocess.run(
+        ["docker", "run", "--rm", "--network", "none", "--entrypoint", "cat", "appliance/hub:latest",
+         "/usr/share/appliance/seccomp.json"], check=True, capture_output=True, timeout=60).stdout)
     with loop_disk(tmp_path_factory.mktemp("homes"), "600M", "mkfs.btrfs", "-q") as disk, Box(
-            CONFIG.format(disk=disk, group=group)) as made:
+            CONFIG.format(disk=disk, group=group, profile=profile)) as made:
         yield made
 
 
@@ -132,6 +137,22 @@ def test_a_full_home_is_told_hurts_nobody_and_still_starts(box: Box, alice: Stud
     with alice.kernel() as kernel:
         assert kernel.run(FILL + 'print(fill("more"))') == "Disk quota exceeded\n"
         assert kernel.run("os.unlink('filler'); print('gone')") == "gone\n"
+
+
+def test_a_quota_cannot_be_got_around_with_a_subvolume(alice: Student) -> None:
+    said = alice.run_cell("""
+import errno, fcntl, os, struct, subprocess
+place = os.open(".", os.O_RDONLY)
+for number in (0x5000940E, 0x50009418, 0x50009401, 0x50009417):  # BTRFS_IOC_SUBVOL_CREATE, SNAP_CREATE, and version 2 of each
+    try:
+        fcntl.ioctl(place, number, bytearray(struct.pack("=q4088s", place, b"sub")))
+        print("made")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+open("a", "w").write("x" * 10000)
+print(subprocess.getoutput("cp --reflink=always a b && echo copied"))
+""")
+    assert said.split() == ["EPERM"] * 4 + ["copied"]
 
 
 def test_all_servers_are_in_one_group_whose_missing_limit_is_told(box: Box, alice: Student, group: str) -> None:
