@@ -205,8 +205,8 @@ def reserve(total: int, wanted: str) -> int:
 def unit(path: str) -> str:
     """Return a path as systemd-escape --path writes it in the name of a unit."""
     text = "/".join(part for part in path.split("/") if part)
-    return "".join("-" if c == "/" else c if c.isascii() and c.isalnum() or c in ":_." and i else f"\\x{ord(c):02x}"
-                   for i, c in enumerate(text))
+    return "".join("-" if c == "/" else c if c.isascii() and (c.isalnum() or c in ":_." and i) else
+                   "".join(f"\\x{byte:02x}" for byte in c.encode()) for i, c in enumerate(text))
 
 
 def ports(entries: Iterable[str | int], protocol: str) -> list[str]:
