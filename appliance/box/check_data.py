@@ -180,7 +180,8 @@ def check_backup(machine: Machine) -> Iterator[Check]:
     if not status or age is None:
         yield warn("backup", "No backup was made yet.", "Make one: appliance backup. The role “backup” makes one every night.")
     elif not status.get("ok"):
-        yield fail("backup", f"The last backup failed: {status.get('sentence') or 'no reason was written down'}",
+        yield fail("backup", f"The last backup failed: {status.get('sentence') or 'no reason was written down.'}"
+                   + (f" The last good one is of {status['last_ok_at']}." if status.get("last_ok_at") else ""),
                    "Correct the cause and run: appliance backup")
     elif age > 8 * 24 * _HOUR_S:
         yield fail("backup", f"The last backup is {age / 24 / _HOUR_S:.0f} days old.", "Run: appliance backup; then look at: "
@@ -188,6 +189,8 @@ def check_backup(machine: Machine) -> Iterator[Check]:
     elif age > 30 * _HOUR_S:
         yield warn("backup", f"The last backup is {age / _HOUR_S:.0f} hours old.",
                    "Was the machine off? If not look at: systemctl list-timers 'appliance*'")
+    elif status.get("warnings"):
+        yield warn("backup", f"The last backup says: {'; '.join(map(str, status['warnings']))}", "Run: appliance backup")
     else:
         yield ok("backup", f"The last backup is {max(age, 0) / _HOUR_S:.0f} hours old and went well.")
 
@@ -234,10 +237,19 @@ def check_acme(machine: Machine, plan: Plan) -> Iterator[Check]:
     if plan.tls != "letsencrypt":
         return
     said = read_json(machine.paths.acme_status)
+    error, expires = str(said.get("error") or ""), str(said.get("expires_at") or "")
+    again = f" It is tried again at {said['retry_at']}." if said.get("retry_at") else ""
+    how = "Correct what it names; then: docker restart " + machine.paths.container("hub")
     if not said:
         yield warn("acme", "Nothing is known of Let's Encrypt yet.", "The Hub writes it down some minutes after the start.")
-    elif said.get("ok"):
-        yield ok("acme", str(said.get("sentence") or "Let's Encrypt gave a certificate."))
+    elif error and expires:
+        # the one in use still serves; “certificate” says for how long
+        yield warn("acme", f"The certificate could not be renewed: {error.rstrip('.')}.{again}", how)
+    elif error:
+        yield fail("acme", f"Let's Encrypt gave no certificate: {error.rstrip('.')}.{again}", how)
+    elif expires:
+        yield ok("acme", f"Let's Encrypt gave a certificate for {', '.join(map(str, said.get('names') or []))}, until "
+                 f"{expires}.")
     else:
-        yield fail("acme", str(said.get("sentence") or "Let's Encrypt gave no certificate."),
-                   str(said.get("action") or said.get("remedy") or "See docs/operations, “Certificates”."))
+        yield warn("acme", f"A certificate is being fetched from Let's Encrypt ({said.get('stage') or 'unknown'}).",
+                   "Ask again in some minutes.")

@@ -311,7 +311,8 @@ def test_the_query_in_the_hub_s_container_works_on_its_database(tmp_path: Path) 
 
 # --------------------------------------------------------------------------------------------- backup and certificate --
 @pytest.mark.parametrize(("status", "expected"), [
-    ({}, "warn"), ({"at": "2026-11-23T02:00:00+00:00", "ok": False, "sentence": "The disk is full."}, "fail"),
+    ({}, "warn"), ({"at": "2026-11-23T02:00:00+00:00", "ok": True, "warnings": ["One home was left out."]}, "warn"),
+    ({"at": "2026-11-23T02:00:00+00:00", "ok": False, "sentence": "The disk is full."}, "fail"),
     ({"at": "2026-11-21T02:00:00Z", "ok": True}, "warn"), ({"at": "2026-11-01T02:00:00+00:00", "ok": True}, "fail"),
     ({"at": "yesterday", "ok": True}, "warn"), ({"at": "2026-11-23T02:00:00", "ok": True}, "ok"),
 ])
@@ -360,10 +361,24 @@ def test_a_real_certificate(box: FakeBox, tmp_path: Path) -> None:
 
 def test_what_lets_encrypt_said_last(box: FakeBox) -> None:
     assert look(box, tls="letsencrypt", name="b.example.org")["acme"].status == "warn"
-    box.write("/var/lib/appliance/state/traefik/acme-status.json", json.dumps(
-        {"ok": False, "sentence": "Let's Encrypt could not reach port 80.", "action": "Open it."}))
-    found = look(box, tls="letsencrypt", name="b.example.org")["acme"]
-    assert (found.status, found.remedy) == ("fail", "Open it.")
+    from appliance.proxies.acme import AcmeStatus
+
+    def said(status: AcmeStatus) -> Check:
+        box.write("/var/lib/appliance/state/traefik/acme-status.json", json.dumps(vars(status)))
+        return look(box, tls="letsencrypt", name="b.example.org")["acme"]
+
+    names = ("b.example.org",)
+    assert said(AcmeStatus("staging", names)).status == "warn"
+    refused = said(AcmeStatus("staging", names, "Port 80 could not be reached. Open it.", retry_at="2026-11-23T11:00:00+00:00"))
+    assert refused.status == "fail"
+    assert "Port 80 could not be reached. Open it. It is tried again at 2026" in refused.sentence
+    assert said(AcmeStatus("valid", names, expires_at="2027-01-01T00:00:00+00:00")).status == "ok"
+    assert said(AcmeStatus("production", names, "Too many.", expires_at="2027-01-01T00:00:00+00:00")).status == "warn"
+
+
+def test_a_certificate_trouble_keeps_no_server_from_starting(box: FakeBox) -> None:
+    box.pages[HEALTH] = (200, '{"status": "ok", "version": "1", "problems": ["certificate"]}')
+    assert look(box)["hub"].status == "ok"
 
 
 def test_secrets_that_others_may_read(box: FakeBox) -> None:
