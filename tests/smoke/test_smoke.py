@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from box import Box, wait_for
+from loop_disk import loop_disk
 
 from appliance import smoke
 from appliance.domain.names import SMOKE_USER
@@ -190,6 +191,20 @@ def test_an_image_without_a_kernel() -> None:
         status, result = run(box)
         assert status == 1
         assert failed(result)["name"] in ("start", "enter", "cell")
+        assert_nothing_is_left(box)
+
+
+def test_a_quota_is_seen_to_refuse_and_the_home_is_as_it_was(tmp_path: Path) -> None:
+    with loop_disk(tmp_path, "600M", "mkfs.btrfs", "-q") as disk, Box(
+            f"c.JupyterHub.homes_class = 'btrfs'\nc.JupyterHub.homes_dir = '{disk}/homes'\n"
+            "c.BtrfsHomes.quota = '64M'\n") as box:
+        status, result = run(box)
+        assert status == 0, result
+        quota = next(part for part in result["parts"] if part["name"] == "quota")  # type: ignore[attr-defined]
+        assert quota["ok"]
+        assert "refused after" in quota["sentence"]
+        assert quota["seconds"] < 30
+        assert not list(box.home(SMOKE_USER).glob(".appliance-smoke*"))
         assert_nothing_is_left(box)
 
 

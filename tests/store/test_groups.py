@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import inspect, text
@@ -144,3 +145,28 @@ def test_groups_are_set_as_a_whole(db: Database) -> None:
     assert db.run(lambda t: groups.of_users(t)) == {ada.id: ("b", "c"), bob.id: ("b",)}
     db.run(lambda t: users.delete(t, "bob"))
     assert [(group.name, group.members) for group in db.run(groups.list_all)] == [("a", ()), ("b", ("ada",)), ("c", ("ada",))]
+
+
+def test_what_metrics_count(db: Database) -> None:
+    assert db.run(servers.count_phases) == dict.fromkeys(Phase, 0)
+    for name in ("ada", "bob", "carol", SMOKE_USER):
+        user = db.run(lambda t, name=name: users.add(t, name))  # type: ignore[misc]
+        db.run(lambda t, user=user: servers.want_running(t, user.id, "", image="", addresses=(), actor=""))  # type: ignore[misc]
+        db.run(lambda t, user=user: sessions.add(  # type: ignore[misc]
+            t, f"{user.id:020}", user.id, origin="", address="", user_agent="", lifetime_s=60))
+    db.run(lambda t: users.archive(t, "bob"))
+    db.run(lambda t: users.delete(t, "carol"))
+    assert db.run(servers.count_phases) == dict.fromkeys(Phase, 0) | {Phase.QUEUED: 1, Phase.STOPPED: 2}
+    assert db.run(users.count_people) == (1, 1)
+    assert db.run(lambda t: users.count_active(t, {"24h": timedelta(days=1), "never": timedelta()})) == {"24h": 2, "never": 0}
+
+
+def test_a_rosters_password_is_remembered_and_else_the_present_one(db: Database) -> None:
+    for name in ("ada", "bob", "carol"):
+        db.run(lambda t, name=name: users.add(t, name))  # type: ignore[misc]
+    db.run(lambda t: users.set_password(t, "ada", "listed", must_change=True, by_roster=True))
+    db.run(lambda t: users.set_password(t, "ada", "her own", must_change=False))
+    db.run(lambda t: users.set_password(t, "bob", "his own", must_change=False))
+    assert db.run(users.roster_hashes) == {"ada": "listed", "bob": "his own"}
+    db.run(lambda t: users.set_password(t, "bob", None, must_change=False))
+    assert db.run(lambda t: users.get_password(t, "bob")) is None
