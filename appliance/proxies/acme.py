@@ -167,7 +167,7 @@ class Acme:
         settings, folder = self._settings, self._folder
         folder.mkdir(mode=0o700, exist_ok=True)
         if self._reader is not None:   # it writes here: its account's key, its log
-            os.chown(folder, self._reader, self._reader)
+            os.chown(folder, self._reader, self._reader, follow_symlinks=False)
         server = settings.server if stage == "production" else settings.staging_server
         resolver: dict[str, Any] = {
             "email": settings.email, "caServer": server, "keyType": "EC256", "storage": str(folder / f"{stage}.json")}
@@ -208,7 +208,7 @@ class Acme:
         path.unlink(missing_ok=True)
         write_private(path, json.dumps(kept) if kept else "")
         if self._reader is not None:    # Traefik refuses a storage that anybody else may read
-            os.chown(path, self._reader, self._reader)
+            os.chown(path, self._reader, self._reader, follow_symlinks=False)
 
     def _take(self, stage: str) -> bool:
         """Say whether the certificate is there; the real one is put where it is shown from."""

@@ -6,7 +6,9 @@ import asyncio
 import base64
 import json
 import os
+import secrets
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import docker
+import docker.errors
 import httpx
 import pytest
 from acme_server import MISSING, Authority, Names, authority, names
@@ -24,10 +28,12 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from appliance.proxies import acme
-from appliance.proxies.acme import AcmeSettings, explain
+from appliance.proxies.acme import Acme, AcmeSettings, explain
 from appliance.proxies.traefik import TraefikProxy
+from appliance.spawners.docker_control import DockerContainer
 from appliance.testing.proxies import Reply, Request, TinyServer, cookie_of, make_route
 
+REPOSITORY = Path(__file__).parents[2]
 NAMES = ("box.school", "www.box.school")
 engine = pytest.mark.engine
 
@@ -259,6 +265,53 @@ async def dns_provider(known: Names) -> AsyncIterator[str]:
 
     async with TinyServer("dns", answer) as server:
         yield server.url
+
+
+@engine
+@pytest.mark.anyio
+async def test_beside_a_kept_container_the_helper_is_one_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the other's environment, which holds the DNS provider's variables, and leaves nothing behind."""
+    built = await asyncio.create_subprocess_exec(sys.executable, str(REPOSITORY / "images" / "build"), "traefik")
+    assert await built.wait() == 0
+    name, proxy = f"appliance-test-{secrets.token_hex(4)}", world.proxy()
+    proxy.should_start, proxy.container_name, proxy.control = False, name, DockerContainer
+    await proxy.prepare()
+    folder, client = world.folder / "traefik", docker.DockerClient.from_env(timeout=60)
+    seen: list[Any] = []
+    look = Acme._failure
+
+    def look_at_helper(this: Acme, stage: str) -> str:
+        with suppress(docker.errors.NotFound):
+            seen.append(client.containers.get(f"{name}-acme").attrs)
+        return look(this, stage)
+
+    monkeypatch.setattr(Acme, "_failure", look_at_helper)
+    container = client.containers.create(
+        "appliance/traefik:latest", [f"--configfile={folder}/static.yml"], name=name, network_mode="host",
+        user="65532:65532", read_only=True, cap_drop=["ALL"], cap_add=["NET_BIND_SERVICE"], stop_signal="SIGTERM",
+        restart_policy={"Name": "always"}, environment={"CF_DNS_API_TOKEN": "for-lego"}, labels={"com.docker.compose.x": "y"},
+        volumes=[f"{folder}:{folder}:ro", f"{folder}/logs:{folder}/logs", f"{folder}/acme:{folder}/acme"])
+    try:
+        container.start()
+        async with supervised(proxy):
+            await until(lambda: world.status.get("stage") == "valid" or bool(world.status.get("error")))
+            assert world.status["error"] == "", world.status
+            await shows_the_authoritys(proxy)
+        container.reload()
+        assert container.attrs["RestartCount"] == 0
+        assert "CF_DNS_API_TOKEN=for-lego" in seen[0]["Config"]["Env"]
+        assert "com.docker.compose.x" not in seen[0]["Config"]["Labels"]
+        assert seen[0]["HostConfig"]["ReadonlyRootfs"]
+        assert seen[0]["HostConfig"]["RestartPolicy"]["Name"] == "no"
+        with pytest.raises(docker.errors.NotFound):
+            client.containers.get(f"{name}-acme")
+        storage = folder / "acme" / "production.json"
+        assert (storage.stat().st_mode & 0o777, storage.stat().st_uid) == (0o600, 65532)
+    finally:
+        await proxy.close()
+        for left in client.containers.list(all=True, filters={"name": name}):
+            left.remove(force=True)
+        client.close()
 
 
 @engine
