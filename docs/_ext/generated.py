@@ -2,6 +2,7 @@
 
     .. configuration:: DockerSpawner     the options of a class, each a `confval`
     .. command-help:: user add           what `appliance user add --help` prints
+    .. role-variables:: storage          a table of the variables of a role of the playbook
     .. failures:: StartFailed            a table of an error class and those below it
     .. rest-api::                        a table of the addresses under /hub/api
     .. changelog:: ../CHANGELOG.md       a changelog in Markdown
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
@@ -63,6 +66,24 @@ class CommandHelp(Generated):
         words = self.arguments[0].split() if self.arguments else []
         yield from (".. code-block:: none", "")
         yield from (f"   {line}" for line in help_of(words).splitlines())
+
+
+class RoleVariables(Generated):
+    """Reads a role's argument_specs; a test holds them against its defaults."""
+
+    def lines(self) -> Iterator[str]:
+        file = Path(self.env.srcdir, "../ansible/roles", self.arguments[0], "meta/argument_specs.yml").resolve()
+        self.env.note_dependency(str(file))
+        options = {name: spec for entry in yaml.safe_load(file.read_text(encoding="utf-8"))["argument_specs"].values()
+                   for name, spec in entry.get("options", {}).items()}
+        yield from (".. list-table::", "   :header-rows: 1", "   :widths: 30 20 50", "",
+                    "   * - Variable", "     - Default", "     - What it says")
+        for name, spec in options.items():
+            yield f"   * - ``{name}``"
+            yield f"     - {literal(shown_value(spec.get('default')))}"
+            yield f"     - {escape(' '.join([described(spec['description']), *choices(spec)]))}"
+            for key, inner in spec.get("options", {}).items():
+                yield from ("", f"       ``{key}``: {escape(described(inner['description']))}")
 
 
 class Failures(Generated):
@@ -137,6 +158,22 @@ def shown_default(trait: Any) -> str:
     return "{}" if isinstance(value, dict) and not value else repr(value)
 
 
+def shown_value(value: Any) -> str:
+    """Return a variable's default as YAML writes it."""
+    if value is None or value == "":
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def described(description: str | list[str]) -> str:
+    return description if isinstance(description, str) else " ".join(description)
+
+
+def choices(spec: dict[str, Any]) -> Iterator[str]:
+    if "choices" in spec:
+        yield f"One of {', '.join(f'`{choice}`' for choice in spec['choices'])}."
+
+
 def help_of(words: Iterable[str]) -> str:
     """Return what a command's --help prints, 100 columns wide."""
     printed = io.StringIO()
@@ -176,6 +213,7 @@ def hide_constructor(app: Sphinx, what: str, name: str, thing: Any, *_: Any) -> 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     for name, directive in (("configuration", Configuration), ("command-help", CommandHelp), ("failures", Failures),
+                            ("role-variables", RoleVariables),
                             ("rest-api", RestApi), ("changelog", Changelog), ("screenshot", Screenshot)):
         app.add_directive(name, directive)
     app.connect("autodoc-process-signature", hide_constructor)

@@ -1,6 +1,6 @@
 """Looks at the box and changes nothing: prints one JSON object with what the roles decide by.
 
-One program instead of a dozen tasks, because each task is a round trip. Standard library only; Python 3.9 is enough.
+One program instead of a dozen tasks, because each task is a round trip. Standard library only; Python 3.11.
 """
 
 import glob
@@ -76,10 +76,10 @@ def sshd_ports():
                  if unit_is_active("ssh.socket"))
     process = os.getpid()
     while process > 1:  # sudo hides the variable: one of this process's parents has it
-        environment = (read("/proc/%d/environ" % process) or "").split("\0")
+        environment = (read(f"/proc/{process}/environ") or "").split("\0")
         ports.update(int(line.split()[-1]) for line in environment
                      if line.startswith("SSH_CONNECTION=") and line.split()[-1].isdigit())
-        stat = read("/proc/%d/stat" % process) or ""
+        stat = read(f"/proc/{process}/stat") or ""
         process = int(stat.rpartition(")")[2].split()[1]) if ")" in stat else 0
     return sorted(ports)
 
@@ -167,7 +167,7 @@ def main():
     config = sys.argv[1] if len(sys.argv) > 1 else "/etc/appliance"
     release = os_release()
     print(json.dumps({
-        "python": "%d.%d" % sys.version_info[:2],
+        "python": ".".join(map(str, sys.version_info[:2])),
         "distribution": release.get("ID", ""), "codename": release.get("VERSION_CODENAME", ""),
         "architecture": os.uname().machine,
         "memory_bytes": memory_bytes(),

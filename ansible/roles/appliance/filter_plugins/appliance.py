@@ -1,4 +1,4 @@
-"""Filters of the playbook: they refuse wrong variables with sentences, and compute what templates need. Run on the controller."""
+"""Filters of the playbook: they refuse wrong variables with sentences, and compute what templates need."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _formats(values: Mapping[str, Any]) -> list[str]:
     said = []
     for name in _SIZES:
         value = values.get(name, "1G")
-        if value == "" and name in _MAY_BE_EMPTY or value == "auto" and name == "appliance_memory_reserve":
+        if (value == "" and name in _MAY_BE_EMPTY) or (value == "auto" and name == "appliance_memory_reserve"):
             continue
         try:
             size(value)
@@ -160,7 +160,8 @@ def _formats(values: Mapping[str, Any]) -> list[str]:
         if value and not value.startswith("/"):
             said.append(f"{name} is {_shown(value, {})}; a path from / on is needed.")
     for name, value in values.items():
-        if name.endswith("_port") and not (int(value) == 0 and name == "firewall_ssh_port" or 0 < int(value) < 65536):
+        lowest = 0 if name == "firewall_ssh_port" else 1
+        if name.endswith("_port") and not lowest <= int(value) < 65536:
             said.append(f"{name} is {value}; a port is a number from 1 to 65535.")
     for entry in values.get("firewall_extra_ports", []):
         if not re.fullmatch(r"\d{1,5}(-\d{1,5})?(/(tcp|udp))?", str(entry)):
@@ -205,7 +206,7 @@ def reserve(total: int, wanted: str) -> int:
 def unit(path: str) -> str:
     """Return a path as systemd-escape --path writes it in the name of a unit."""
     text = "/".join(part for part in path.split("/") if part)
-    return "".join("-" if c == "/" else c if c.isascii() and (c.isalnum() or c in ":_." and i) else
+    return "".join("-" if c == "/" else c if c.isascii() and (c.isalnum() or (c in ":_." and i)) else
                    "".join(f"\\x{byte:02x}" for byte in c.encode()) for i, c in enumerate(text))
 
 
@@ -262,6 +263,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "appliance_prefixes": prefixes, "appliance_problems": problems, "appliance_size": size,
-            "appliance_reserve": reserve, "appliance_ports": ports, "appliance_unit": unit, "appliance_address_pool": address_pool,
+            "appliance_reserve": reserve, "appliance_ports": ports, "appliance_unit": unit,
+            "appliance_address_pool": address_pool,
             "appliance_program": program, "appliance_sentence": sentence,
         }

@@ -7,7 +7,7 @@ import time
 
 
 def run(*words):
-    return subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
 
 def info():

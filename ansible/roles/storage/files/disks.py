@@ -35,7 +35,7 @@ class Box:
 
 
 def run(*words, ok=(0,)):
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode not in ok:
         raise Refused(f"“{' '.join(words)}” failed: {done.stderr.decode(errors='replace').strip()[-600:]}")
     return done.stdout.decode(errors="replace")
@@ -55,8 +55,8 @@ def mounts():
 
 def signature(path):
     """Return (kind, label) of what is on a disk or in a file, read from itself; ("", "") if blkid finds nothing."""
-    done = subprocess.run(["blkid", "--probe", "--output", "export", path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, check=False)
+    done = subprocess.run(["blkid", "--probe", "--output", "export", path], stdin=subprocess.DEVNULL,
+                          capture_output=True, check=False)
     if done.returncode == 2 and not done.stdout:
         return "", ""
     if done.returncode:
@@ -89,7 +89,8 @@ def refuse_unless_empty(path):
         for place in (0, max(end - MIB, 0)):
             os.lseek(disk, place, os.SEEK_SET)
             if any(os.read(disk, MIB)):
-                raise Refused(f"{path} is not empty: it has data of no known kind, perhaps encrypted. It was not touched. {remedy}")
+                raise Refused(f"{path} is not empty: it has data of no known kind, perhaps encrypted. It was not touched. "
+                              f"{remedy}")
     finally:
         os.close(disk)
 
@@ -125,7 +126,8 @@ def ensure_file(box, path, size):
         return False
     free = os.statvfs(os.path.dirname(path) if os.path.isdir(os.path.dirname(path)) else "/")
     if size - there > free.f_bavail * free.f_frsize:
-        raise Refused(f"{path} is to have {size // MIB} MiB, and there are only {free.f_bavail * free.f_frsize // MIB} MiB free.")
+        raise Refused(f"{path} is to have {size // MIB} MiB, and there are only {free.f_bavail * free.f_frsize // MIB} MiB "
+                      "free.")
     if box.did(f"{'made' if not there else 'grew'} {path}: {size // MIB} MiB"):
         temporary = path if there else f"{path}.new"
         with open(temporary, "r+b" if there else "wb") as file:
@@ -255,8 +257,8 @@ def ensure_slice(box, bytes_wanted):
         run("systemctl", "set-property", "--runtime", "appliance.slice", f"MemoryMax={bytes_wanted}")
         limit = current_limit()
         if limit is None or abs(limit - bytes_wanted) >= MIB:
-            raise Refused(f"The limit of all servers' memory is {limit} bytes and not {bytes_wanted}: servers that run use more "
-                          "now. Run the playbook again when fewer do, or lower appliance_memory_reserve.")
+            raise Refused(f"The limit of all servers' memory is {limit} bytes and not {bytes_wanted}: servers that run use "
+                          "more now. Run the playbook again when fewer do, or lower appliance_memory_reserve.")
 
 
 def current_limit():
