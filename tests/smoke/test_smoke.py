@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from box import Box, wait_for
 from loop_disk import loop_disk
@@ -75,6 +76,20 @@ def test_it_passes_beside_a_class_and_says_what_took_how_long(box: Box) -> None:
             assert_nothing_is_left(box)
         assert ada.run_cell("counter + 1") == "42"
     assert SMOKE_USER not in box.appliance("user", "list")
+
+
+def test_prometheus_sees_the_class_and_not_the_test(box: Box) -> None:
+    with box.student("ada") as ada:
+        ada.to_server()
+        assert run(box)[0] == 0
+        box.add_user("head", admin=True)
+        answer = httpx.get(f"{box.url}/hub/metrics", headers={"Authorization": f"Bearer {box.token('head')}"}, trust_env=False)
+        assert answer.status_code == 200
+        assert "jupyterhub_running_servers 1.0" in answer.text
+        assert "jupyterhub_total_users 2.0" in answer.text
+        assert 'jupyterhub_server_spawn_duration_seconds_count{status="success"} 1.0' in answer.text
+        assert "ada" not in answer.text.replace("loadavg", "")
+        assert httpx.get(f"{box.url}/hub/metrics", trust_env=False).status_code == 403
 
 
 def test_it_speaks_to_people_too(box: Box) -> None:
