@@ -41,6 +41,9 @@ def check_ports(machine: Machine, plan: Plan) -> Iterator[Check]:
         owner = _container_of(machine, pid)
         if owner is not None and owner in {str(each.get("Id")) for each in machine.own_containers.values()}:
             yield ok(code, f"Port {port} ({what}) is this box's own.")
+        elif owner is not None and machine.engine is None:  # live-restore: containers outlive an engine that is down
+            yield warn(code, f"Port {port} ({what}) is used by a container, and Docker does not say by which one.",
+                       "Start Docker (systemctl start docker) and look again; this box's own is fine.")
         elif name == "docker-proxy" or owner is not None:
             container = _publisher(machine, port, owner)
             yield fail(code, f"Port {port} ({what}) is used by the container {container or 'of somebody else'}.",

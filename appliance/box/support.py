@@ -19,7 +19,7 @@ from appliance import __version__
 from appliance.box import check_network, checks, doctor, preflight, shell
 from appliance.box.machine import Machine
 from appliance.box.paths import Paths
-from appliance.box.plan import plan_of_box
+from appliance.box.plan import literals, plan_of_box
 from appliance.box.redaction import Redactor, looks_random
 from appliance.box.shell import BoxError
 
@@ -150,6 +150,13 @@ def _students(machine: Machine) -> set[str]:
         for column in sorted(columns & {"name", "display_name"}):
             names |= {str(row[0]) for row in db.execute(f"SELECT {column} FROM users") if row[0]}
         names |= {str(row[0]) for row in db.execute("SELECT DISTINCT user_name FROM events") if row[0]}
+    if not names:  # with PostgreSQL the Hub is the one to ask
+        for user in machine.json_of("docker", "exec", machine.paths.container("hub"), "appliance", "user", "list",
+                                    "--json") or []:
+            names |= {str(user[key]) for key in ("name", "display_name") if isinstance(user, dict) and user.get(key)}
+    for option, value in literals(machine.paths).items():
+        if option.endswith("_users") and isinstance(value, (set, list, tuple, dict)):
+            names |= {str(each) for each in value}
     for owner in machine.paths.at(plan_of_box(machine.paths).homes).glob("u*/owner.json"):
         said = shell.read_json(owner)
         names |= {str(value) for key, value in said.items() if key in ("name", "user", "user_name", "display_name")}

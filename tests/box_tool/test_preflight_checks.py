@@ -191,6 +191,12 @@ def test_our_own_port_is_fine_on_a_rerun(box: FakeBox) -> None:
     assert look(box)["port-http"].status == "ok"
 
 
+def test_a_port_of_a_container_while_docker_is_down_stops_nothing(box: FakeBox) -> None:
+    listener(box, "traefik", f"0::/system.slice/docker-{'ab' * 32}.scope\n")
+    box.programs["docker info --format '{{json .}}'"] = Result(1, "", "Cannot connect to the Docker daemon")
+    assert look(box)["port-http"].status == "warn"
+
+
 def test_somebody_elses_container_is_named(box: FakeBox) -> None:
     listener(box, "docker-proxy")
     box.docker()

@@ -49,6 +49,7 @@ CONFIG = """
 c = get_config()  # noqa: F821
 # the old password was {comment}
 c.JupyterHub.tls = "selfsigned"
+c.Authenticator.allowed_users = {{"hedy", "ada"}}
 c.GenericOAuthenticator.client_id = "classroom"
 c.GenericOAuthenticator.client_secret = "{client_secret}"
 c.LDAPAuthenticator.lookup_dn_search_password = '{ldap}'
@@ -172,12 +173,21 @@ def test_the_test_would_notice(planted: tuple[FakeBox, Sentinels], monkeypatch: 
 
 def test_no_name_of_a_student_is_in_the_bundle(planted: tuple[FakeBox, Sentinels]) -> None:
     files = unpack(support.bundle(planted[0].machine))
-    for name in ("ada", "Lovelace", "bob@school", "josé", "jos\\u00e9", "grace", "zoe.old"):
+    for name in ("ada", "Lovelace", "bob@school", "josé", "jos\\u00e9", "grace", "zoe.old", "hedy"):
         assert [file for file, text in files.items() if name in text] == [], name
     again = unpack(support.bundle(planted[0].machine))
     assert files["logs/hub.txt"] == again["logs/hub.txt"]  # the same pseudonym each time
     line = next(line for line in files["logs/hub.txt"].splitlines() if "opened" in line)
     assert line.split()[0] == line.split("/user/")[1].split("/")[0]  # one person, one pseudonym
+
+
+def test_with_postgresql_the_hub_is_asked_who_is_there(planted: tuple[FakeBox, Sentinels]) -> None:
+    box, _ = planted
+    box.paths.database.unlink()
+    box.programs["docker exec appliance-hub appliance user list --json"] = json.dumps(
+        [{"name": "ada", "display_name": "Ada Lovelace"}, {"name": "josé", "display_name": ""}])
+    log = unpack(support.bundle(box.machine))["logs/hub.txt"]
+    assert [name for name in ("ada", "Lovelace", "josé", "grace") if name in log] == []
 
 
 def test_names_stay_when_they_are_wanted(planted: tuple[FakeBox, Sentinels]) -> None:
