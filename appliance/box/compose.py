@@ -93,9 +93,10 @@ def up(paths: Paths, release: Path) -> None:
     2.26), and every connection of everybody would be cut by each upgrade.
     """
     what = f"Starting release {release.name}"
-    names = (["postgres"] if uses_postgres(paths) else []) + ["prepare", "traefik", "hub"]
-    for name in names:
-        run(paths, "up", "--detach", "--no-deps", "--no-build", name, release=release, timeout_s=600, what=what)
+    groups = [["postgres"]] if uses_postgres(paths) else []
+    for names in [*groups, ["prepare"], ["traefik", "hub"]]:
+        run(paths, "up", "--detach", "--no-deps", "--no-build", *names, release=release, timeout_s=600, what=what)
+        name = names[0]
         if name == "postgres":
             wait_until_well(paths, [name])
         if name == "prepare":
