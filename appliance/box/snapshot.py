@@ -24,6 +24,7 @@ from appliance.box.shell import BoxError
 KEEP = 5
 SQLITE_COPY, POSTGRES_COPY = "jupyterhub.sqlite", "database.dump"
 META = "snapshot.json"
+_POSTGRES_USER = "65531"     # of images/postgres
 SPARE = "appliance_spare"    # a PostgreSQL database beside the real one, for trials and for putting back
 
 
@@ -123,8 +124,9 @@ def make_spare(paths: Paths, where: dict[str, str], dump: Path) -> str:
     _sql(paths, where, "postgres", f"CREATE DATABASE {SPARE} TEMPLATE template0")
     if dump.exists():
         with dump.open("rb") as file:
-            done = subprocess.run([*_in_postgres(paths), "pg_restore", "--username", where["user"], "--no-owner",
-                                   "--exit-on-error", "--dbname", SPARE], stdin=file, capture_output=True, check=False)
+            done = subprocess.run([*_in_postgres(paths, where), "pg_restore", "--username", where["user"], "--no-owner",
+                                   "--exit-on-error", "--dbname", SPARE], stdin=file, capture_output=True, check=False,
+                                  env={**os.environ, **_password(paths)})
         if done.returncode != 0:
             raise BoxError("The copy of the database could not be put into PostgreSQL.", "Is the file damaged?",
                            evidence=done.stderr.decode(errors="replace")[-4000:])
@@ -137,9 +139,9 @@ def drop_spare(paths: Paths, where: dict[str, str]) -> None:
 
 def _dump(paths: Paths, where: dict[str, str], target: Path) -> Path:
     with open(os.open(target, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
-        done = subprocess.run([*_in_postgres(paths), "pg_dump", "--username", where["user"], "--format", "custom",
+        done = subprocess.run([*_in_postgres(paths, where), "pg_dump", "--username", where["user"], "--format", "custom",
                                "--dbname", where["name"]], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.PIPE,
-                              check=False)
+                              check=False, env={**os.environ, **_password(paths)})
     if done.returncode != 0:
         target.unlink()
         raise BoxError("The database could not be copied out of PostgreSQL.", "Does the container of PostgreSQL run?",
@@ -149,16 +151,24 @@ def _dump(paths: Paths, where: dict[str, str], target: Path) -> Path:
 
 
 def _sql(paths: Paths, where: dict[str, str], database: str, statement: str) -> str:
-    done = shell.run([*_in_postgres(paths), "psql", "--username", where["user"], "--dbname", database, "--no-psqlrc",
+    done = shell.run([*_in_postgres(paths, where), "psql", "--username", where["user"], "--dbname", database, "--no-psqlrc",
                       "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1", "--command", statement],
-                     check=False, timeout_s=300)
+                     check=False, timeout_s=300, env=_password(paths))
     if not done.ok:
         raise BoxError(f"PostgreSQL refused: {done.words.rstrip('.')}.", "Does its container run? appliance doctor")
     return done.stdout.strip()
 
 
-def _in_postgres(paths: Paths) -> list[str]:
-    return [shell.find("docker") or "docker", "exec", "--interactive", paths.container("postgres")]
+def _in_postgres(paths: Paths, where: dict[str, str]) -> list[str]:
+    """PostgreSQL's own programs, as the user that its folder belongs to."""
+    return [shell.find("docker") or "docker", "exec", "--interactive", "--user", _POSTGRES_USER, "--env", "PGPASSWORD",
+            "--env", f"PGHOST={where['host']}", paths.container("postgres")]
+
+
+def _password(paths: Paths) -> dict[str, str]:
+    """Through the environment, so that it is in no list of processes."""
+    file = paths.secrets / "postgres_password"
+    return {"PGPASSWORD": file.read_text().strip()} if file.exists() else {}
 
 
 def _name(name: str) -> str:
