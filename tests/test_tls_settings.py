@@ -45,7 +45,8 @@ def test_modes(lines: tuple[str, ...], mode: str) -> None:
 
 
 def test_names_are_those_of_a_certificate() -> None:
-    settings = load("JupyterHub.tls = 'selfsigned'", "JupyterHub.tls_names = ['Box.School.', '192.0.2.7', 'box.school', '[::1]']")
+    settings = load("JupyterHub.tls = 'selfsigned'",
+                    "JupyterHub.tls_names = ['Box.School.', '192.0.2.7', 'box.school', '[::1]']")
     assert settings.tls_names == ("box.school", "192.0.2.7", "::1")
     assert load("JupyterHub.tls = 'selfsigned'", "JupyterHub.public_url = 'https://box.school'").public_host == "box.school"
 

@@ -322,6 +322,8 @@ class TraefikProxy(Proxy):
         """Return what the edge is told of TLS. Raises Misconfigured."""
         if self._mode == "off":
             return {}
+        if self.bind_port == self.http_port and self._mode == "letsencrypt" and self.acme_challenge == "http":
+            raise Misconfigured("c.TraefikProxy.http_port, where Let's Encrypt asks, must differ from c.JupyterHub.port.")
         private = Path(self.state_dir).absolute() / "tls"
         obtained = Pair(private / "obtained.crt", private / "obtained.key") if self._mode == "letsencrypt" else None
         if self._mode == "files" and not (self.ssl_cert and self.ssl_key):
