@@ -70,6 +70,12 @@ class HomesContract:
         jose = Home(self.uid + 1, "josé", await homes.ensure(self.uid + 1, "josé"))
         assert sorted(await homes.list(), key=lambda home: home.uid) == [alice, jose]
 
+    async def test_usage_is_of_a_home_that_is_there(self, homes: Homes) -> None:
+        assert await homes.usage(self.uid) is None
+        await homes.ensure(self.uid, "alice")
+        used = await homes.usage(self.uid)
+        assert used is None or 0 <= used.used_bytes < 1 << 20
+
     async def test_two_at_once_make_one_home(self, homes: Homes) -> None:
         found = []
 

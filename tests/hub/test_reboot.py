@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from appliance.config import default_run_dir, load_settings
 from appliance.domain.server import Phase, Wanted
 from appliance.hub.reboot import Marker
 from appliance.ports import ActualState
@@ -229,3 +230,11 @@ def test_where_the_folder_cannot_be_made_the_other_one_serves(tmp_path: Path, ca
     assert not marker.missing()
     Marker(tmp_path / "file" / "run", tmp_path / "file" / "state").write()
     assert "can be written to" in caplog.text
+
+
+def test_boxes_on_one_machine_have_markers_of_their_own() -> None:
+    one, other = default_run_dir(Path("/srv/a/state")), default_run_dir(Path("/srv/b/state"))
+    assert one != other
+    assert one.parent == other.parent == Path("/run/appliance")
+    assert load_settings(["--JupyterHub.run_dir=/run/mine"]).run_dir == Path("/run/mine")
+    assert load_settings(["--JupyterHub.state_dir=/srv/a/state"]).run_dir == one

@@ -343,3 +343,12 @@ async def test_a_home_is_in_use_while_another_server_of_its_user_is_up_or_a_cont
         await hub.servers.stop(await hub.user(), "lab2", actor="alice")
         await hub.until(second.id, Phase.STOPPED)
         assert await in_use(server.uid)                      # its container runs
+
+
+async def test_a_start_that_fails_in_a_full_home_says_so(world: World) -> None:
+    world.engine.exits = [(1, "OSError: [Errno 122] Disk quota exceeded: '/home/alice/.jupyter'\n")]
+    async with world.hub() as hub:
+        failed = await hub.start(until=Phase.FAILED)
+        assert failed.failure is not None
+        assert failed.failure.code == "home-full"
+        assert "Disk quota exceeded" in failed.failure.evidence
