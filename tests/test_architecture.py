@@ -27,7 +27,8 @@ ARROWS = {
     "box": set(),                        # runs before anything is installed: see the test of its own below
     "web": {"hub", "domain", "ports"},   # ports: the plain data of the extension API
 }
-ONE_PLACE = {"docker": "spawners", "jose": "jwt", "sqlalchemy": "store", "starlette": "web", "alembic": "store",
+ONE_PLACE = {"cryptography": "proxies", "docker": "spawners", "jose": "jwt", "sqlalchemy": "store", "starlette": "web",
+             "alembic": "store",
              "prometheus_client": "hub"}
 
 
