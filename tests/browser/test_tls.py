@@ -55,9 +55,9 @@ def test_a_browser_that_trusts_the_root_signs_in_and_runs_a_cell(
     encrypted: Box, http_port: int, playwright: Playwright, tmp_path: Path,
 ) -> None:
     with launch(playwright, tmp_path / "stranger") as browser:
-        page = browser.new_page()
         with pytest.raises(Error, match="ERR_CERT_AUTHORITY_INVALID"):
-            page.goto(encrypted.url)
+            browser.new_page().goto(encrypted.url)
+        page = browser.new_page()
         # without clicking the warning away: help and root are there over HTTP
         page.goto(f"http://127.0.0.1:{http_port}/hub/help")
         with page.expect_download() as downloading:
