@@ -17,7 +17,7 @@ import anyio.to_thread
 from appliance import __version__, config
 from appliance.config import Settings
 from appliance.errors import BadInput, Misconfigured
-from appliance.main import Box, _listen, _serving
+from appliance.main import Box, _first, _listen, _serving
 from appliance.store.database import HEAD, Database, beside, describe, known_revisions
 from appliance.web.app import create_app
 
@@ -67,14 +67,16 @@ async def _ask(settings: Settings) -> list[str]:
     try:
         async with anyio.create_task_group() as tasks, _serving(tasks, create_app(box.hub), sock):
             for path in ("hub/health", "hub/login"):
-                with anyio.fail_after(_TRIAL_S):
-                    status = await anyio.to_thread.run_sync(_status, f"http://127.0.0.1:{port}{settings.base_url}{path}")
+                status = await anyio.to_thread.run_sync(_status, f"http://127.0.0.1:{port}{settings.base_url}{path}")
                 if status != 200:
                     raise Misconfigured(f"The page {path} answers with {status} instead of 200.",
                                         action="Look at the last lines of the trial.")
                 seen.append(f"{path} answers")
-    except TimeoutError:
-        raise Misconfigured(f"A page did not answer within {_TRIAL_S} seconds.", action="Is the machine busy?") from None
+    except BaseExceptionGroup as group:
+        error = _first(group)
+        if error is None:
+            raise
+        raise error from None
     finally:
         with anyio.CancelScope(shield=True):
             for close in (box.spawner.close, box.proxy.close):
