@@ -179,6 +179,7 @@ def main():
         "other_bridges": other_bridges(),
         "firewall": firewalls(),
         "docker": engine(),
+        "engine_restart_due": os.path.exists("/run/appliance/engine-restart-due"),
         "daemon_json": read_json("/etc/docker/daemon.json"),
         "has_daemon_json": os.path.exists("/etc/docker/daemon.json"),
         "docker_active": unit_is_active("docker.service"),
