@@ -425,9 +425,14 @@ class TraefikProxy(Proxy):
     # -- the container -------------------------------------------------------------------------------------------------
     async def _meet(self, container: TraefikContainer) -> None:
         """Adopt the container that runs, or wait a moment for one that is about to; else run() waits for it."""
-        deadline = monotonic() + MEET_S
+        deadline, helped = monotonic() + MEET_S, False
         while not await self._is_well():
-            if monotonic() > deadline or await container.state() != "running":
+            state = await container.state()
+            if state == "restarting" and not helped:
+                helped = True  # until now it had nothing to read; the engine would try again ever later
+                await container.restart()
+                continue
+            if monotonic() > deadline or state != "running":
                 await self._look_why(container, is_deaf=False)
                 return
             await asyncio.sleep(0.1)

@@ -87,6 +87,20 @@ def test_everything_made_anew_from_the_same_settings_is_left_alone(box: ComposeB
     assert {path: path.stat().st_ctime_ns for path in files} == files
 
 
+def test_another_hub_leaves_traefik_alone(box: ComposeBox, student: Student) -> None:
+    """As an upgrade does: everything that stands on the Hub's image or settings is made anew."""
+    before = {service: box.container(service).attrs["Id"] for service in ("hub", "prepare", "traefik")}
+    since = started_at(box, "traefik")
+    box.environment["APPLIANCE_NOTEBOOK_IMAGE"] = "appliance/notebook:latest"
+    with AtWork(student) as work:
+        box.compose("up", "--detach")
+        box.wait_hub()
+        work.check()
+    after = {service: box.container(service).attrs["Id"] for service in before}
+    assert [service for service in before if before[service] != after[service]] == ["hub", "prepare"]
+    assert started_at(box, "traefik") == since
+
+
 def test_a_killed_traefik_is_back_with_every_route(box: ComposeBox, student: Student) -> None:
     os.kill(box.pid("traefik"), signal.SIGKILL)
     began, path = time.monotonic(), f"{student.prefix}api/status"
