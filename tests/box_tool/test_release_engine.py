@@ -89,13 +89,14 @@ class Real:
 
     def remove(self) -> None:
         print(compose.logs(self.paths, "hub", 40))  # pytest shows it where a test has failed
-        for name in docker("ps", "--all", "--quiet", "--filter", f"label=org.appliance.namespace={self.name}").split():
-            docker("rm", "--force", "--volumes", name)
-        for service in ("hub", "traefik", "prepare", "postgres"):
+        for service in ("hub", "traefik", "prepare", "postgres"):  # the Hub first, or it starts servers again
             docker("rm", "--force", f"{self.name}-{service}")
+        for label in ("namespace", "probe"):
+            for name in docker("ps", "--all", "--quiet", "--filter", f"label=org.appliance.{label}={self.name}").split():
+                docker("rm", "--force", "--volumes", name)
         for network in docker("network", "ls", "--quiet", "--filter", f"label=org.appliance.namespace={self.name}").split():
             docker("network", "rm", network)
-        shell.run(["nft", "delete", "table", "inet", self.name], check=False)
+        shell.run(["nft", "delete", "table", "inet", f"appliance_{self.name}"], check=False)
         shutil.rmtree(f"/run/{self.name}", ignore_errors=True)
 
 
