@@ -29,6 +29,8 @@ def check_installed(machine: Machine) -> Iterator[Check]:
     elif not release.get("id"):
         yield fail("installed", f"The current release ({machine.paths.current}) is not whole.", f"{_RUN_AGAIN}, or: "
                    f"appliance rollback")
+    elif (machine.paths.opt / "switch.json").exists():  # also while one is under way, which ends by itself
+        yield fail("installed", "A switch to another release was not ended.", "If none runs now: appliance switch")
     else:
         yield ok("installed", f"Release {release['id']} is installed.")
 

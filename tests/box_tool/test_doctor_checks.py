@@ -107,6 +107,12 @@ def test_an_empty_machine_without_any_program_still_gets_an_answer(tmp_path: Pat
     assert all(bool(each.remedy) == (each.status != "ok") for each in found.values())
 
 
+def test_a_switch_that_was_not_ended(box: FakeBox) -> None:
+    box.write("/opt/appliance/switch.json", "{}")
+    found = look(box)["installed"]
+    assert (found.status, "appliance switch" in found.remedy) == ("fail", True)
+
+
 def test_docker_that_is_down(box: FakeBox) -> None:
     box.programs["docker info --format '{{json .}}'"] = Result(1, "", "Cannot connect to the Docker daemon")
     box.pages[HEALTH] = (200, '{"status": "ok", "problems": ["engine-down"]}')
