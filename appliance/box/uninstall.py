@@ -24,7 +24,8 @@ _FILE_PATTERNS = (
     "etc/systemd/system/appliance*", "etc/systemd/system/*.d/appliance*.conf", "etc/systemd/system/*.wants/appliance*",
     "etc/nftables.d/appliance*", "etc/tmpfiles.d/appliance*", "etc/sysctl.d/*appliance*", "etc/modules-load.d/appliance*",
     "etc/logrotate.d/appliance*", "etc/prometheus/appliance*", "usr/share/appliance", "run/appliance", "var/log/appliance",
-    "var/cache/appliance",
+    "var/cache/appliance", "var/lib/systemd/timers/stamp-appliance*", "var/lib/prometheus/node-exporter/appliance.prom",
+    "var/log/appliance-*.log",
 )
 _UNIT_ENDINGS = (".service", ".timer", ".slice", ".mount", ".path", ".socket")
 # Ended first, or systemd would start again what is taken away; the slice and mounts only when nothing is in them.
@@ -307,8 +308,11 @@ def _plan_packages(found: Found, add: _Add, stays: list[str], *, packages: bool)
 
 
 def _plan_data(paths: Paths, found: Found, add: _Add, stays: list[str], *, purge_homes: bool) -> None:
+    loop = any(place.name in ("homes.img", "homes.btrfs") for place in found.data)
     for place in found.data:
-        if place.name in _KEPT_DATA and not purge_homes and not _is_empty(place):
+        if loop and place in found.mounts:    # what was seen through it is in the loop file
+            add(f"Removing the mount point {place}", lambda place=place: _remove_if_empty(place))  # type: ignore[misc]
+        elif place.name in _KEPT_DATA and not purge_homes and not _is_empty(place):
             stays.append(f"{place} ({_says(place)})")
         else:
             add(f"Removing {place}", _remover(place))
