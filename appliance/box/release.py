@@ -40,7 +40,7 @@ _LEFT_OUT = {"__pycache__", ".venv", ".git", "_build", ".mypy_cache", ".ruff_cac
 _LEFT_OUT_ENDINGS = (".pyc", ".egg-info", ".swp", "~")
 _EPOCH = 315532800           # 1980: the oldest time that every archive's format can hold
 KEEP = 3
-_ID = re.compile(r"[0-9][0-9A-Za-z.+]*-[0-9a-f]{12}")
+_ID = re.compile(r"[0-9][0-9A-Za-z._]*-[0-9a-f]{12}")
 # A release's images, with room for one more of each layer while it is written.
 _ROOM_TO_BUILD, _ROOM_TO_UNPACK = 4 << 30, 200 << 20
 
@@ -114,7 +114,7 @@ def schema_of(source: Path) -> str:
 
 
 def id_of(source: Path, names: list[str]) -> str:
-    """Return VERSION-HASH: the same for the same names, content and modes, wherever and whenever."""
+    """Return VERSION-HASH: the same for the same names, content and modes, wherever and whenever. It is an image's tag too."""
     digest = hashlib.sha256()
     for name in names:
         path = source / name
@@ -123,7 +123,7 @@ def id_of(source: Path, names: list[str]) -> str:
         else:
             head, body = f"file {_mode(path):o} {name}", path.read_bytes()
         digest.update(f"{head}\0{len(body)}\0".encode() + body)
-    return f"{version_of(source)}-{digest.hexdigest()[:12]}"
+    return f"{version_of(source).replace('+', '_')}-{digest.hexdigest()[:12]}"  # of a local version: no tag may hold a plus
 
 
 def _mode(path: Path) -> int:
@@ -335,7 +335,8 @@ def image_id(name: str) -> str:
     """Return the id of a local image, "" where there is none."""
     result = shell.run(["docker", "image", "inspect", "--format", "{{.Id}}", name], check=False, timeout_s=60)
     if not result.ok and "no such image" not in result.stderr.lower():
-        raise BoxError(f"The Docker Engine does not answer: {result.words.rstrip('.')}.", "Start it: systemctl start docker")
+        raise BoxError(f"The Docker Engine does not tell of the image {name}: {result.words.rstrip('.')}.",
+                       "If it does not run, start it: systemctl start docker")
     return result.stdout.strip() if result.ok else ""
 
 

@@ -37,6 +37,7 @@ class AtWork:
         self._polls = threading.Thread(target=self._poll, daemon=True)
 
     def __enter__(self) -> AtWork:
+        self.student.sign_in()
         self.student.to_server(120)
         self.kernel: Kernel = self.student.kernel()
         self.kernel.run(COUNT)
