@@ -65,8 +65,8 @@ def test_a_bare_box_becomes_a_classroom(box):
     address, output, took_s = bootstrapped(box, "/var/log/first.log", 900)
     print(output, f"{took_s:.0f} s", sep="\n")
     assert PASSWORD not in output
-    run("docker", "cp", str(Path(__file__).with_name("student.py")), f"{box}:/opt/student.py")
-    assert f"{address}/user/admin/lab" in inside(box, f"python3 /opt/student.py {address} admin '{PASSWORD}'")
+    run("docker", "cp", str(Path(__file__).with_name("first_student.py")), f"{box}:/opt/first_student.py")
+    assert f"{address}/user/admin/lab" in inside(box, f"python3 /opt/first_student.py {address} admin '{PASSWORD}'")
 
     # Ended and run again: nothing is installed, nobody's server stops.
     before = inside(box, "docker ps --quiet --filter status=running --no-trunc")

@@ -39,8 +39,8 @@ ROUTES = [
     {"type": "broadcast", "dst": "192.0.2.255", "dev": "eth0", "table": "local"},
 ]
 PRINT_URIS = """\
-'http://deb.debian.org/debian/dists/bookworm/InRelease' deb.debian.org_debian_dists_bookworm_InRelease 0 \n\
-'http://deb.debian.org/debian-security/dists/bookworm-security/InRelease' deb.debian.org_debian-security_InRelease 0 \n"""
+'http://mirror.example/debian/dists/bookworm/InRelease' mirror.example_debian_dists_bookworm_InRelease 0 \n\
+'http://mirror.example/debian-security/dists/bookworm-security/InRelease' mirror.example_debian-security_InRelease 0 \n"""
 FILES = {
     "/etc/os-release": 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nNAME="Debian GNU/Linux"\nVERSION_ID="12"\nID=debian\n',
     "/run/systemd/system/.keep": "",
@@ -136,7 +136,7 @@ class FakeBox:
     def machine(self) -> Machine:
         return Machine(
             self.paths, self._run, self._disk, lambda name: self.names.get(name, []),
-            lambda url, *_: self.pages.get(url, (200, "") if "deb.debian.org" in url else (0, "Connection refused")),
+            lambda url, *_: self.pages.get(url, (200, "") if "mirror.example" in url else (0, "Connection refused")),
             self._certificate, lambda: self.now, lambda: self.is_root)
 
 

@@ -312,8 +312,8 @@ def test_authorities_of_the_school_are_said(box: FakeBox, monkeypatch: pytest.Mo
 
 
 def test_packages(box: FakeBox) -> None:
-    for uri in ("http://deb.debian.org/debian/dists/bookworm/InRelease",
-                "http://deb.debian.org/debian-security/dists/bookworm-security/InRelease"):
+    for uri in ("http://mirror.example/debian/dists/bookworm/InRelease",
+                "http://mirror.example/debian-security/dists/bookworm-security/InRelease"):
         box.pages[uri] = (0, "Name or service not known")
     found = look(box)["packages"]
     assert found.status == "fail"

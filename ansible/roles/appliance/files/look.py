@@ -139,6 +139,12 @@ def engine():
 
 def apt_mirror():
     """Return where this box gets Debian from, "" if nobody can tell."""
+    _, text = run("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages", "Origin: Debian")
+    named = [uri.rstrip("/") for uri, release in (line.split(" ", 1) for line in text.splitlines() if " " in line)
+             if release == os_release().get("VERSION_CODENAME") and uri.startswith(("http:", "https:"))]
+    if named:
+        return named[0]
+    # before the first "apt-get update" apt does not know whose an archive is
     for path in ["/etc/apt/sources.list", *glob.glob("/etc/apt/sources.list.d/*")]:
         if "appliance" in path:
             continue

@@ -30,6 +30,7 @@ _MAY_BE_EMPTY = ("storage_quota", "storage_docker_size")
 # what has to be said as well when a variable has this value
 _NEEDED = {
     ("storage_homes", "disk"): ("storage_homes_device",),
+    ("docker_package", "vendor"): ("docker_vendor_url",),
     ("traefik_tls", "files"): ("traefik_tls_certificate", "traefik_tls_key"),
     ("traefik_tls", "letsencrypt"): ("appliance_name",),
     ("traefik_acme_challenge", "dns"): ("traefik_acme_dns_provider",),

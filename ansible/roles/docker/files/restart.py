@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-
 # Of this boot only: whatever restarts the machine restarts the engine.
 DUE = "/run/appliance/engine-restart-due"
 

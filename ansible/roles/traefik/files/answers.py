@@ -34,13 +34,14 @@ def ask():
 def wrong(status, der):
     """Return why this is not what was wanted, "" if it is."""
     if status != 200:
-        return "it answers with status %d" % status
+        return f"it answers with status {status}"
     if told["tls"] == "off":
         return ""
     if told["certificate"]:
-        pem = re.search(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", open(told["certificate"]).read(), re.S)
+        with open(told["certificate"], encoding="ascii", errors="replace") as file:
+            pem = re.search(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", file.read(), re.S)
         if hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem[0])).digest() != hashlib.sha256(der).digest():
-            return "it shows another certificate than %s" % told["certificate"]
+            return f"it shows another certificate than {told['certificate']}"
     if b"TRAEFIK DEFAULT CERT" in der:
         return "it shows Traefik's own placeholder and not a certificate of the box"
     return ""
@@ -51,10 +52,10 @@ while True:
     try:
         reason = wrong(*ask())
     except (OSError, http.client.HTTPException) as error:
-        reason = "it does not answer (%s)" % error
+        reason = f"it does not answer ({error})"
     if not reason:
         sys.exit(0)
     if time.monotonic() >= ends_at:
-        sys.exit("The box was asked at port %d for %d seconds, and %s. Look at: appliance doctor; docker logs appliance-traefik"
-                 % (told["port"], told["timeout_s"], reason))
+        sys.exit(f"The box was asked at port {told['port']} for {told['timeout_s']} seconds, and {reason}. "
+                 "Look at: appliance doctor; docker logs appliance-traefik")
     time.sleep(0.3)
