@@ -21,14 +21,14 @@ import subprocess
 import sys
 import tarfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from appliance.box import shell
+from appliance.box import compose, shell
 from appliance.box.paths import Paths
 from appliance.box.shell import BoxError, say, step
 
@@ -40,6 +40,7 @@ _LEFT_OUT = {"__pycache__", ".venv", ".git", "_build", ".mypy_cache", ".ruff_cac
 _LEFT_OUT_ENDINGS = (".pyc", ".egg-info", ".swp", "~")
 _EPOCH = 315532800           # 1980: the oldest time that every archive's format can hold
 KEEP = 3
+_EXAMPLES = ("hello",)       # images that show what can be done; no box runs them
 _ID = re.compile(r"[0-9][0-9A-Za-z._]*-[0-9a-f]{12}")
 # A release's images, with room for one more of each layer while it is written.
 _ROOM_TO_BUILD, _ROOM_TO_UNPACK = 4 << 30, 200 << 20
@@ -183,17 +184,18 @@ def alone(paths: Paths) -> Iterator[None]:
             file.truncate(0)
 
 
-def stage(paths: Paths, what: Path, *, images: Path | None = None) -> str:
+def stage(paths: Paths, what: Path, *, images: Path | None = None, also: Sequence[str] = ()) -> str:
     """Put a release beside the others, with its images, and return its id.
 
     `what`: a release's file, a folder of this program, or an unpacked bundle (a folder with the release's file and
-    images.tar). `images`: an archive of `docker save` to load them from instead of building. Raises BoxError.
+    images.tar). `images`: an archive of `docker save` to load them from instead of building. `also`: images to make that
+    the configuration of now does not ask for. Raises BoxError.
     """
     with alone(paths):
-        return stage_locked(paths, what, images=images)
+        return stage_locked(paths, what, images=images, also=also)
 
 
-def stage_locked(paths: Paths, what: Path, *, images: Path | None = None) -> str:
+def stage_locked(paths: Paths, what: Path, *, images: Path | None = None, also: Sequence[str] = ()) -> str:
     if not what.exists():
         raise BoxError(f"There is no {what}.", "Name a release's file or a folder of this program.")
     if images is not None and not images.is_file():
@@ -203,7 +205,7 @@ def stage_locked(paths: Paths, what: Path, *, images: Path | None = None) -> str
 
         if offline.is_bundle(what):
             with offline.opened(what, paths.opt) as folder:
-                return stage_locked(paths, folder, images=images)
+                return stage_locked(paths, folder, images=images, also=also)
     paths.releases.mkdir(mode=0o755, parents=True, exist_ok=True)
     for left in paths.releases.glob(".*.partial"):  # of a run that was killed
         shutil.rmtree(left)
@@ -217,10 +219,10 @@ def stage_locked(paths: Paths, what: Path, *, images: Path | None = None) -> str
         what, images = packed[0], images or found
     release_id = _unpack_folder(paths, what) if what.is_dir() else _unpack_file(paths, what)
     folder = paths.release(release_id)
-    release = Release.read(folder)
-    if release is None or any(image_id(each) != each for each in release.images.values()):
-        # incomplete, or somebody has pruned its images
-        _finish(paths, folder, images)
+    release, wanted = Release.read(folder), wanted_images(paths, folder / "source", also)
+    if release is None or set(wanted) - set(release.images) or any(image_id(each) != each for each in release.images.values()):
+        # incomplete, or of another configuration, or somebody has pruned its images
+        _finish(paths, folder, images, wanted)
     return release_id
 
 
@@ -331,6 +333,15 @@ def image_names(source: Path) -> list[str]:
     return sorted(path.parent.name for path in (source / "images").glob("*/Dockerfile"))
 
 
+def wanted_images(paths: Paths, source: Path, also: Sequence[str] = ()) -> list[str]:
+    """Return the images that this box runs: no example, and PostgreSQL only where it keeps the database."""
+    known = image_names(source)
+    if unknown := sorted(set(also) - set(known)):
+        raise BoxError(f"This release has no image {unknown[0]}.", f"It has: {', '.join(known)}.")
+    unused = {*_EXAMPLES, *(() if compose.uses_postgres(paths) else ("postgres",))} - set(also)
+    return [name for name in known if name not in unused]
+
+
 def image_id(name: str) -> str:
     """Return the id of a local image, "" where there is none."""
     result = shell.run(["docker", "image", "inspect", "--format", "{{.Id}}", name], check=False, timeout_s=60)
@@ -340,27 +351,31 @@ def image_id(name: str) -> str:
     return result.stdout.strip() if result.ok else ""
 
 
-def _finish(paths: Paths, folder: Path, archive: Path | None) -> None:
-    """Make or load a release's images, pin them, and write release.env and, as the last, release.json."""
+def _finish(paths: Paths, folder: Path, archive: Path | None, wanted: Sequence[str]) -> None:
+    """Make or load a release's images, pin those there are, and write release.env and, as the last, release.json."""
     source, release_id = folder / "source", folder.name
-    names = image_names(source)
-    ids = {name: image_id(f"appliance/{name}:{release_id}") for name in names}
+
+    def there() -> dict[str, str]:
+        found = {name: image_id(f"appliance/{name}:{release_id}") for name in image_names(source)}
+        return {name: found[name] for name in found if found[name]}
+
+    ids = there()
     try:
-        if archive is not None and not all(ids.values()):
+        if archive is not None and set(wanted) - set(ids):
             step(f"Loading the images of {release_id} out of {archive} …")
             _load(archive)
-            ids = {name: image_id(f"appliance/{name}:{release_id}") for name in names}
-            if missing := [name for name, found in ids.items() if not found]:
+            ids = there()
+            if missing := [name for name in wanted if name not in ids]:
                 raise BoxError(f"{archive} does not hold the image appliance/{missing[0]}:{release_id}.",
                                "Take the archive that was made with this very release, or build: leave --images away.")
-        elif not all(ids.values()):
+        elif set(wanted) - set(ids):
             root = shell.run(["docker", "info", "--format", "{{.DockerRootDir}}"], timeout_s=60).stdout.strip()
             ensure_room(Path(root), _ROOM_TO_BUILD, "build the images")
             step(f"Building the images of {release_id} (those that changed) …")
-            _build(paths, source)
-            for name in names:
+            _build(paths, source, wanted)
+            for name in wanted:
                 shell.run(["docker", "tag", f"appliance/{name}:latest", f"appliance/{name}:{release_id}"], timeout_s=60)
-            ids = {name: image_id(f"appliance/{name}:{release_id}") for name in names}
+            ids = there()
     finally:
         # `latest` is what the current release runs, and what a configuration may name; a release that waits is not it
         with contextlib.suppress(BoxError):
@@ -368,15 +383,16 @@ def _finish(paths: Paths, folder: Path, archive: Path | None) -> None:
     version = version_of(source)
     lines = [f"APPLIANCE_RELEASE={release_id}", f"APPLIANCE_VERSION={version}"]
     lines += [f"APPLIANCE_{name.upper().replace('-', '_')}_IMAGE={found}" for name, found in ids.items()]
+    os.sync()  # after a power cut a release that says it is whole is whole
     shell.write_file(folder / "release.env", "\n".join(lines) + "\n")
     made = {"id": release_id, "version": version, "schema": schema_of(source), "images": ids,
             "made_at": datetime.now(UTC).isoformat(timespec="seconds")}
     shell.write_file(folder / "release.json", json.dumps(made, indent=2) + "\n")
 
 
-def _build(paths: Paths, source: Path) -> None:
+def _build(paths: Paths, source: Path, names: Sequence[str]) -> None:
     paths.log.mkdir(mode=0o750, parents=True, exist_ok=True)
-    done = subprocess.run([sys.executable, str(source / "images/build")], stdin=subprocess.DEVNULL, check=False,
+    done = subprocess.run([sys.executable, str(source / "images/build"), *names], stdin=subprocess.DEVNULL, check=False,
                           stdout=sys.stderr, stderr=subprocess.PIPE, text=True,
                           env={**os.environ, "APPLIANCE_LOG_DIR": str(paths.log), "PYTHONDONTWRITEBYTECODE": "1"})
     if done.returncode != 0:
@@ -467,13 +483,15 @@ def run_pack(paths: Paths, parsed: argparse.Namespace) -> int:
 def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", metavar="RELEASE", type=Path, help="a release's file, a folder of this program, or a bundle's")
     parser.add_argument("--images", metavar="FILE", type=Path, help="load the images from this archive; do not build")
+    parser.add_argument("--also", metavar="NAME", action="append", default=[],
+                        help="make this image too, which the box does not use yet, such as postgres; may be repeated")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def run_stage(paths: Paths, parsed: argparse.Namespace) -> int:
-    before = {release.id for release in staged(paths)}
-    release_id = stage(paths, parsed.what, images=parsed.images)
-    changed = release_id not in before
+    before = {release.id: release for release in staged(paths)}
+    release_id = stage(paths, parsed.what, images=parsed.images, also=parsed.also)
+    changed = Release.read(paths.release(release_id)) != before.get(release_id)
     if parsed.json:
         shell.print_json({"id": release_id, "changed": changed})
     else:

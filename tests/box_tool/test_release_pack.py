@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -46,8 +47,8 @@ class Images:
         self.stop_after = 99
         self.in_use: list[str] = []
 
-    def build(self, paths: Paths, source: Path) -> None:
-        for name in release.image_names(source):
+    def build(self, paths: Paths, source: Path, names: Sequence[str]) -> None:
+        for name in names:
             if self.builds == self.stop_after:
                 raise BoxError("The images could not be built.", "Mend it.")
             self.builds += 1
@@ -186,6 +187,34 @@ def test_images_that_were_pruned_are_made_again(tree: Path, tmp_path: Path, imag
     images.names.clear()
     assert release.stage(paths, tree) == release_id
     assert images.builds == 4
+
+
+def test_only_what_the_box_runs_is_made_and_more_when_it_comes_to_run_it(tree: Path, tmp_path: Path, images: Images) -> None:
+    for name in ("hello", "postgres"):
+        shell.write_file(tree / f"images/{name}/Dockerfile", "FROM scratch\n")
+    paths = Paths(tmp_path / "box")
+
+    def made() -> dict[str, str]:
+        found = Release.read(paths.release(release.stage(paths, tree)))
+        assert found is not None
+        return dict(found.images)
+
+    assert set(made()) == {"hub", "traefik"}
+    shell.write_file(paths.env_file, "COMPOSE_PROFILES=postgres\n")
+    hub = made()["hub"]
+    assert set(made()) == {"hub", "postgres", "traefik"}
+    assert made()["hub"] == images.id(f"appliance/hub:{release.stage(paths, tree)}") != ""
+    before = images.builds
+    assert made()["hub"] == hub
+    assert images.builds == before
+    assert "APPLIANCE_POSTGRES_IMAGE=" in (paths.release(release.stage(paths, tree)) / "release.env").read_text()
+    # the playbook stages before it writes the configuration
+    other = Paths(tmp_path / "other")
+    found = Release.read(other.release(release.stage(other, tree, also=["postgres"])))
+    assert found is not None
+    assert set(found.images) == {"hub", "postgres", "traefik"}
+    with pytest.raises(BoxError, match="no image pony"):
+        release.stage(other, tree, also=["pony"])
 
 
 def test_what_is_staged_is_not_yet_what_latest_means(tree: Path, tmp_path: Path, images: Images) -> None:
