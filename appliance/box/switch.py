@@ -79,6 +79,7 @@ class Machine:
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
+        self._problems: frozenset[str] | None = None    # of the old Hub; None: nobody knows
 
     def prepare(self, target: Release) -> None:
         """Let a PostgreSQL of ours run; asking the Hub anything needs the database."""
@@ -158,7 +159,7 @@ class Machine:
         compose.wait_until_well(self.paths, compose.services(self.paths))
 
     def check(self, target: Release, facts: dict[str, Any]) -> None:
-        check_pages(facts, target.version)
+        check_pages(facts, target.version, before=self._problems)
 
     def smoke(self) -> None:
         done = shell.run(["docker", "exec", self.paths.container("hub"), "appliance", "smoke"], check=False, timeout_s=900)
@@ -173,6 +174,8 @@ class Machine:
         return release.remove_old(self.paths)
 
     def watch(self, facts: dict[str, Any]) -> Watch:
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            self._problems = frozenset(json.loads(_get(facts, "hub/health")[1])["problems"])
         return Watch(_address(facts), int(facts["port"]), int(facts["hub_port"]))
 
     def _folder(self, target: Release) -> Path:
@@ -507,15 +510,21 @@ def _address(facts: dict[str, Any]) -> str:
     return "127.0.0.1" if ip in ("", "0.0.0.0") else "::1" if ip == "::" else ip
 
 
-def check_pages(facts: dict[str, Any], version: str, *, within_s: float = CHECK_S,
+def check_pages(facts: dict[str, Any], version: str, *, before: frozenset[str] | None = None, within_s: float = CHECK_S,
                 sleep: Callable[[float], None] = time.sleep) -> None:
-    """Ask through Traefik for the login page and for the Hub's version, until both are there. Raises BoxError."""
+    """Ask through Traefik for the login page and for the Hub, until it knows whether it can start servers.
+
+    before: what was wrong with the old Hub; a new trouble is an error. Raises BoxError.
+    """
     ends_at = time.monotonic() + within_s
     while True:
         try:
             status, _ = _get(facts, "hub/login")
-            found = json.loads(_get(facts, "hub/health")[1]).get("version")
-            if status == 200 and found == version:
+            health = json.loads(_get(facts, "hub/health")[1])
+            found = health.get("version")
+            if status == 200 and found == version and health.get("ready", True):  # 0.1 does not say
+                if before is not None and (new := sorted({*health["problems"]} - before)):
+                    raise BoxError(f"The new Hub has a trouble the old one had not ({', '.join(new)}).", "appliance doctor")
                 return
             said = f"the login page answers with {status}, and the Hub says it has version {found}"
         except (OSError, http.client.HTTPException, ValueError) as error:

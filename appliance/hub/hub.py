@@ -41,6 +41,11 @@ class Hub:
         """Return a 32-byte key for one purpose."""
         return derive_key(self.secret, purpose)
 
+    @property
+    def ready(self) -> bool:
+        """Say whether it is known by now if servers can be started."""
+        return self.reconciler.ready
+
     def problems(self) -> list[ApplianceError]:
         """Return what keeps servers from being started now."""
         return [self.reconciler.problem] if self.reconciler.problem is not None else []

@@ -60,6 +60,11 @@ class Reconciler:
             self._working[server_id] = anyio.Event()
             self._tasks.start_soon(self._work, server_id)
 
+    @property
+    def ready(self) -> bool:
+        """See Hub.ready."""
+        return self._prepared or self.problem is not None
+
     def queue_position(self, server_id: str) -> int | None:
         """Return 1 for the next one to be started, None for one that does not wait."""
         return self._admission.position(server_id)

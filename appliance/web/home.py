@@ -96,4 +96,4 @@ async def sign_out_everywhere(visit: Visit) -> Response:
 
 async def health(visit: Visit) -> Response:
     problems = [error.code for error in (*visit.hub.problems(), *visit.hub.concerns())]
-    return JSONResponse({"status": "ok", "version": visit.hub.version, "problems": problems})
+    return JSONResponse({"status": "ok", "version": visit.hub.version, "ready": visit.hub.ready, "problems": problems})

@@ -256,6 +256,7 @@ class FakeHub:
     version = "0.1.0"
     proxy_secret = "proxy-secret"
     after_sign_in = "spawn"
+    ready = True
 
     def __init__(self, base: str = "/", public_url: str = "") -> None:
         self.urls = Urls(base)

@@ -98,7 +98,7 @@ async def test_unexpected_error_has_a_number_that_is_in_the_log(
 
 async def test_health_tells_programs(hub: FakeHub, stranger: Browser) -> None:
     assert (await stranger.get("/hub/health", SCRIPT)).json() == {
-        "status": "ok", "version": hub.version, "problems": []}
+        "status": "ok", "version": hub.version, "ready": True, "problems": []}
     hub.trouble = [errors.EngineDown(evidence="secret")]
     response = await stranger.get("/hub/health", SCRIPT)
     assert response.json()["problems"] == ["engine-down"]
