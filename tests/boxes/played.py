@@ -47,8 +47,9 @@ def play_inside(box: FreshBox, variables: dict[str, object], *words: str, timeou
     return _read(output, time.monotonic() - began, ok)
 
 
-def play_over_ssh(box: FreshBox, variables: dict[str, object], folder: Path, *words: str, ok: bool = True) -> Played:
-    """ansible-playbook from this machine; `folder` gets the inventory."""
+def play_over_ssh(box: FreshBox, variables: dict[str, object], folder: Path, *words: str, ok: bool = True,
+                  tree: Path = REPOSITORY) -> Played:
+    """ansible-playbook from this machine; `folder` gets the inventory. tree: whose playbook and code are used."""
     inventory, extra = folder / "inventory.json", folder / "extra.json"
     inventory.write_text(json.dumps({"all": {"hosts": {"box": {
         "ansible_host": box.address, "ansible_user": "root", "ansible_ssh_common_args": " ".join(box.ssh_options)}}}}))
@@ -56,9 +57,9 @@ def play_over_ssh(box: FreshBox, variables: dict[str, object], folder: Path, *wo
     program = Path(sys.executable).parent / "ansible-playbook"
     began = time.monotonic()
     done = subprocess.run(
-        [program, "-i", inventory, REPOSITORY / "ansible/site.yml", "-e", f"@{extra}", *words], text=True, check=False,
+        [program, "-i", inventory, tree / "ansible/site.yml", "-e", f"@{extra}", *words], text=True, check=False,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1500,
-        env={**os.environ, "ANSIBLE_CONFIG": str(REPOSITORY / "ansible/ansible.cfg"), "ANSIBLE_NOCOLOR": "1"})
+        env={**os.environ, "ANSIBLE_CONFIG": str(tree / "ansible/ansible.cfg"), "ANSIBLE_NOCOLOR": "1"})
     assert not ok or done.returncode == 0, done.stdout[-8000:]
     return _read(done.stdout, time.monotonic() - began, ok)
 
