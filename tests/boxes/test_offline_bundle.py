@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,10 +69,10 @@ def test_the_index_says_where_a_file_is_and_how_to_check_it() -> None:
     assert entry.endswith(f" c\nFilename: ./a_1%3a2_all.deb\nSize: 12\nSHA256: {'ab' * 32}\n")
 
 
-def bundle(tmp_path: Path) -> Path:
+def bundle(tmp_path: Path, architecture: str = "") -> Path:
     folder = tmp_path / "content"
     (folder / "packages").mkdir(parents=True)
-    (folder / "bundle.json").write_text("{}")
+    (folder / "bundle.json").write_text(json.dumps({"architecture": architecture or offline.architecture()}))
     (folder / "appliance-1.tar.gz").write_text("release")
     (folder / "images.tar.gz").write_text("images")
     (folder / "install").write_text("#!/bin/sh\n")
@@ -102,6 +104,33 @@ def test_a_damaged_bundle_is_refused_before_anything_is_loaded(tmp_path: Path) -
     file = bundle(tmp_path)
     file.write_bytes(file.read_bytes().replace(b"images\0", b"imagez\0", 1))
     with pytest.raises(BoxError, match=r"images\.tar\.gz in .* is damaged"), offline.opened(file, tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("length", [0.3, 0.5, 0.7])
+def test_a_bundle_that_breaks_off_is_refused(tmp_path: Path, length: float) -> None:
+    file = bundle(tmp_path)
+    whole = file.read_bytes().rstrip(b"\0")
+    file.write_bytes(whole[:int(len(whole) * length)])
+    assert offline.is_bundle(file)
+    with pytest.raises(BoxError, match="breaks off|is damaged"), offline.opened(file, tmp_path / "near"):
+        pass
+    assert list((tmp_path / "near").iterdir()) == []
+
+
+def test_a_bundle_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BoxError, match="for riscv64, and this machine is"), offline.opened(bundle(tmp_path, "riscv64"), tmp_path):
+        pass
+
+
+def test_what_tells_of_a_broken_copy_comes_first(tmp_path: Path) -> None:
+    with tarfile.open(bundle(tmp_path)) as tar:
+        assert tar.getnames()[:3] == ["bundle.json", "install", "SHA256SUMS"]
+
+
+def test_too_little_room_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(BoxError, match="10 bytes are free at"), offline.opened(bundle(tmp_path), tmp_path / "near"):
         pass
 
 
