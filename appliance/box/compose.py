@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,6 +143,16 @@ def is_well(paths: Paths, service: str, found: Container) -> bool:
     if found.health == "starting" and found.running and found.test:
         return shell.run(["docker", "exec", paths.container(service), *found.test], check=False, timeout_s=20).ok
     return found.well
+
+
+def remove_leftovers(paths: Paths) -> None:
+    """Remove what a compose that was killed leaves: the container of a single command, and one that was to replace another
+    (it has an id before its name, and a later `up` would take it for the service's own)."""
+    listed = shell.run(["docker", "ps", "--all", "--filter", f"label=com.docker.compose.project={paths.name}", "--format",
+                        '{{.Names}}\t{{.Label "com.docker.compose.oneoff"}}'], timeout_s=60).stdout.splitlines()
+    for name, _, oneoff in (line.partition("\t") for line in listed):
+        if oneoff.lower() == "true" or re.match(r"[0-9a-f]{12}_", name):
+            shell.run(["docker", "rm", "--force", "--volumes", name], check=False, timeout_s=60)
 
 
 def logs(paths: Paths, service: str, lines: int = 15) -> str:

@@ -1,7 +1,9 @@
 """appliance restore: a backup comes back, whole or one home beside the one that is there.
 
 Nothing that is there is deleted: the database, configuration and secrets of before go into a snapshot, homes of before
-into homes/.before-restore-TIME. What restic writes is complete before anything that runs is touched.
+into homes/.before-restore-TIME. What restic writes is complete before anything that runs is touched; from then on
+/opt/appliance/restore.json says how far it came, and whatever interrupts it, the next command, or the next start of the
+machine, ends it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -67,7 +70,7 @@ def fetch_staging(repository: Repository, found: dict[str, Any], target: Path) -
 # ------------------------------------------------------------------------------------------------------ the whole box --
 def restore_all(paths: Paths, repository: Repository, found: dict[str, Any]) -> list[str]:
     """Put a whole backup back and return sentences about it. May be repeated after it was interrupted. Raises BoxError."""
-    made = about(repository, found)
+    made = {**about(repository, found), "staging": _staging_of(found)}
     current = Release.read(paths.current)
     if current is None:
         raise BoxError("No release is in place on this box yet.", "Run the playbook first, then restore.")
@@ -83,35 +86,119 @@ def restore_all(paths: Paths, repository: Repository, found: dict[str, Any]) -> 
     homes.mkdir(mode=0o711, parents=True, exist_ok=True)
     _ensure_room(repository, found, homes)
 
-    said = [f"What was here before is in {snapshot.take(paths, 'restore', where, facts['schema'])}."]
-    incoming_data, incoming_homes = paths.data / INCOMING, homes / INCOMING
-    _remove(incoming_data)
-    _remove(incoming_homes)
-    incoming_data.mkdir(mode=0o700)
-    incoming_homes.mkdir(mode=0o700)
+    taken = snapshot.take(paths, "restore", where, facts["schema"])
+    note = Note(found["short_id"], when(found), made, where, str(homes),
+                str(homes / f"{BEFORE}{time.strftime('%Y%m%dT%H%M%S')}"), "begun")
+    _write(paths, note)
+    try:
+        _fetch(paths, repository, found, note)
+    except BaseException:
+        _forget(paths, note)
+        raise
+    os.sync()
+    return [f"What was here before is in {taken}.", *_put_back(paths, _write(paths, replace(note, step="fetched")), current)]
+
+
+def _fetch(paths: Paths, repository: Repository, found: dict[str, Any], note: Note) -> None:
+    """Bring everything onto the disks where it is to be. Raises BoxError if something of it is missing."""
+    incoming_data, incoming_homes = paths.data / INCOMING, note.incoming_homes
+    for incoming in (incoming_data, incoming_homes):
+        _remove(incoming)
+        incoming.mkdir(mode=0o700)
     step("Fetching the database, configuration and secrets …")
     staging = fetch_staging(repository, found, incoming_data)
-    if made["database_file"] == snapshot.SQLITE_COPY:
+    if note.made["database_file"] == snapshot.SQLITE_COPY:
         snapshot.check_sqlite(staging / "database" / snapshot.SQLITE_COPY)
-    step(f"Fetching {len(made['homes'])} homes …")
-    _fetch_homes(repository, found, made, incoming_homes)
+    step(f"Fetching {len(note.made['homes'])} homes …")
+    _fetch_homes(repository, found, note.made, incoming_homes)
+    wanted = [note.fetched(home) for home in note.made["homes"].values()]
+    wanted += [staging / "database" / note.made["database_file"]] if note.made["database_file"] is not None else []
+    if missing := [path for path in wanted if not path.exists()]:
+        raise BoxError(f"The backup {note.backup} is not whole: {missing[0].relative_to(paths.root)} is not in it.",
+                       "Choose another one: appliance backup --list")
 
-    step("Ending the Hub and the servers …")
+
+# -- from here on without the repository, and as often as need be
+@dataclass(frozen=True)
+class Note:
+    """The journal of a restore. Steps: begun (nothing that runs was touched), fetched (all of it is on the disks), placed
+    (it is where it belongs)."""
+
+    backup: str
+    at: str
+    made: dict[str, Any]
+    where: dict[str, str]
+    homes: str
+    aside: str                  # where homes of before go
+    step: str
+    by: str = str(switch.PROGRAM)
+    format: int = 1
+
+    @property
+    def incoming_homes(self) -> Path:
+        return Path(self.homes) / INCOMING
+
+    def fetched(self, home: dict[str, Any]) -> Path:
+        return self.incoming_homes / str(home["path"]).lstrip("/")
+
+
+def _file(paths: Paths) -> Path:
+    return paths.opt / "restore.json"
+
+
+def _write(paths: Paths, note: Note) -> Note:
+    shell.write_file(_file(paths), json.dumps(asdict(note), indent=2) + "\n", 0o600)
+    return note
+
+
+def _forget(paths: Paths, note: Note) -> None:
+    _remove(paths.data / INCOMING)
+    _remove(note.incoming_homes)
+    _file(paths).unlink(missing_ok=True)
+
+
+def repair(paths: Paths) -> str:
+    """End a restore that was interrupted, and return a sentence about it, "" where there was none. Raises BoxError."""
+    note = switch.read_note(Note, _file(paths))
+    if note is None:
+        return ""
+    if note.step == "begun":
+        _forget(paths, note)
+        return f"A restore of the backup {note.backup} was interrupted before anything was changed."
+    current = Release.read(paths.current)
+    if current is None:
+        raise BoxError("No release is in place on this box yet.", "Run the playbook first.")
+    _put_back(paths, note, current)
+    return f"A restore of the backup {note.backup} of {note.at} was interrupted; it is done now."
+
+
+def _put_back(paths: Paths, note: Note, current: Release) -> list[str]:
+    """Exchange what is there for what was fetched, start the Hub, and return sentences. Each part may be done already.
+    Raises BoxError."""
+    try:
+        return _do_put_back(paths, note, current)
+    except BoxError as error:
+        raise BoxError(
+            f"{error.sentence.rstrip('.')}. The restore is half done.",
+            "When that is mended, “appliance switch --finish” goes on from here.", evidence=error.evidence) from error
+
+
+def _do_put_back(paths: Paths, note: Note, current: Release) -> list[str]:
     machine = switch.Machine(paths)
-    machine.stop_hub()
-    _end_servers(paths)
-    if made["database_file"] is not None:
-        machine.put_database_back(where, staging / "database")
-    changed = _put_files(staging / "config", paths.config)
-    said += [f"Put back of the configuration: {', '.join(changed)}."] if changed else []
-    for name in backup.STATE:
-        if (staging / "state" / name).exists():
-            _replace(staging / "state" / name, paths.state / name)
-    snapshot.replace_cookie_secret(paths)
-    said.append("Everybody has to sign in again: a session that was ended since must not come alive.")
-    said += _put_homes(made, incoming_homes, homes)
+    said = []
+    if note.step == "fetched":
+        step("Ending the Hub and the servers …")
+        machine.stop_hub()
+        machine.clear()
+        machine.prepare(current)
+        _end_servers(paths)
+        said = _exchange(paths, note, machine)
+        os.sync()
+        note = _write(paths, replace(note, step="placed"))
     step("Starting the Hub …")
-    if made["schema"] is not None and made["schema"] < current.schema:
+    machine.clear()
+    machine.prepare(current)
+    if note.made["schema"] is not None and note.made["schema"] < current.schema:
         machine.migrate(current)
     machine.up(current)
     # what compose found unchanged it did not start, and what runs has read the secrets of before
@@ -120,9 +207,22 @@ def restore_all(paths: Paths, repository: Repository, found: dict[str, Any]) -> 
             shell.run(["docker", "restart", "--time", "20", paths.container(service)], timeout_s=120)
     machine.wait()
     machine.check(current, machine.facts(current))
-    _remove(incoming_data)
-    _remove(incoming_homes)
+    _forget(paths, note)
     return said
+
+
+def _exchange(paths: Paths, note: Note, machine: switch.Machine) -> list[str]:
+    staging = paths.data / INCOMING / note.made["staging"].lstrip("/")
+    if note.made["database_file"] is not None:
+        machine.put_database_back(note.where, staging / "database")
+    changed = _put_files(staging / "config", paths.config)
+    said = [f"Put back of the configuration: {', '.join(changed)}."] if changed else []
+    for name in backup.STATE:
+        if (staging / "state" / name).exists():
+            _replace(staging / "state" / name, paths.state / name)
+    snapshot.replace_cookie_secret(paths)
+    said.append("Everybody has to sign in again: a session that was ended since must not come alive.")
+    return said + _put_homes(note)
 
 
 def _ensure_room(repository: Repository, found: dict[str, Any], homes: Path) -> None:
@@ -185,20 +285,21 @@ def _replace(source: Path, target: Path) -> None:
     os.chown(target, found.st_uid, found.st_gid)
 
 
-def _put_homes(made: dict[str, Any], incoming: Path, homes: Path) -> list[str]:
+def _put_homes(note: Note) -> list[str]:
     """Exchange homes by renaming. Homes that the backup does not know go aside as well: their numbers may be given anew."""
-    aside = homes / f"{BEFORE}{time.strftime('%Y%m%dT%H%M%S')}"
-    known = {home["folder"]: incoming / home["path"].lstrip("/") for home in made["homes"].values()}
-    moved = 0
+    homes, aside = Path(note.homes), Path(note.aside)
+    known = {str(home["folder"]): note.fetched(home) for home in note.made["homes"].values()}
     for place in sorted(path for path in homes.glob("u*") if path.is_dir() and not path.is_symlink()):
+        if place.name in known and not known[place.name].exists():
+            continue  # exchanged already
         aside.mkdir(mode=0o700, exist_ok=True)
         place.rename(aside / place.name)
-        moved += 1
     for name, fetched in known.items():
-        fetched.rename(homes / name)
+        if fetched.exists():
+            fetched.rename(homes / name)
     said = [f"{len(known)} homes were put back."]
-    if moved:
-        said.append(f"The {moved} homes of before are in {aside}; remove it when nobody misses anything.")
+    if aside.exists():
+        said.append(f"The {len(list(aside.iterdir()))} homes of before are in {aside}; remove it when nobody misses anything.")
     return said
 
 
@@ -303,8 +404,9 @@ def run_restore(paths: Paths, parsed: argparse.Namespace) -> int:
             switch.ask(f"Put back the backup {found['short_id']} of {when(found)} ({len(made['homes'])} homes)? All servers "
                        "are ended, everybody has to sign in again, and what was done since is put aside.", parsed.yes)
             with switch.undisturbed(), release.alone(paths):
-                if note := switch.Switch(paths).repair():
-                    say(note)
+                for sentence in (switch.Switch(paths).repair(), repair(paths)):
+                    if sentence:
+                        step(sentence)
                 said = restore_all(paths, repository, found)
     if parsed.json:
         shell.print_json({"changed": True, "backup": found["short_id"], "sentences": said})

@@ -112,6 +112,7 @@ def put_database_back(paths: Paths, where: dict[str, str], folder: Path) -> None
             Path(f"{target}{ending}").unlink(missing_ok=True)
         if source.exists():
             os.replace(fresh, target)
+        shell.sync_folder(target.parent)
     elif not is_elsewhere(paths, where):
         make_spare(paths, where, folder / POSTGRES_COPY)
         _sql(paths, where, "postgres", f"DROP DATABASE IF EXISTS {_name(where['name'])} WITH (FORCE)")
@@ -219,6 +220,7 @@ def copy_secrets(paths: Paths, folder: Path) -> None:
         if file.exists():
             shutil.copyfile(file, folder / file.name)
             (folder / file.name).chmod(0o600)
+            _sync(folder / file.name)
 
 
 def put_cookie_secret_back(paths: Paths, folder: Path) -> None:

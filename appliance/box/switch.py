@@ -2,6 +2,7 @@
 
 What is done is noted before it is done, in /opt/appliance/switch.json. Whatever kills a switch, the next one reads the
 note and first puts the box right: back to the release that ran, or, where the new one had already proven itself, ahead.
+After a power cut appliance-switch.service does that at boot, with `appliance switch --finish`.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from appliance.box import compose, release, shell, snapshot
@@ -34,6 +35,11 @@ from appliance.box.shell import BoxError, say, step
 CHECK_S = 30.0
 # In this order. Up to "tried" nothing of what runs was touched; from "checked" on the new release has proven itself.
 STEPS = ("begun", "tried", "stopping", "saved", "migrated", "started", "well", "checked")
+APPLYING = "applying"        # the release stays, and its containers are being made to match the configuration
+PROGRAM = Path(__file__).resolve().parents[2]
+
+
+N = TypeVar("N")
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class Note:
     schema: str | None
     snapshot: str
     restore: str = ""
+    by: str = str(PROGRAM)         # the program that wrote it knows best how to end it
     format: int = 1
 
     @property
@@ -83,10 +90,13 @@ class Machine:
 
     def prepare(self, target: Release) -> None:
         """Let a PostgreSQL of ours run; asking the Hub anything needs the database."""
-        if compose.uses_postgres(self.paths) and compose.inspect(self.paths, "postgres") is None:
-            compose.run(self.paths, "up", "--detach", "--no-deps", "postgres", release=self._folder(target),
+        if not compose.uses_postgres(self.paths):
+            return
+        found = compose.inspect(self.paths, "postgres")
+        if found is None or not found.running:
+            compose.run(self.paths, "up", "--detach", "--no-deps", "--no-build", "postgres", release=self._folder(target),
                         what="Starting PostgreSQL")
-            compose.wait_until_well(self.paths, ["postgres"])
+        compose.wait_until_well(self.paths, ["postgres"])
 
     def facts(self, target: Release) -> dict[str, Any]:
         return snapshot.facts(self.paths, self._folder(target))
@@ -135,7 +145,19 @@ class Machine:
         snapshot.copy_database(self.paths, where, partial)
         snapshot.copy_secrets(self.paths, partial)
         shutil.rmtree(folder, ignore_errors=True)
+        shell.sync_folder(partial)
         partial.rename(folder)
+        shell.sync_folder(folder.parent)
+
+    def clear(self) -> None:
+        """Remove containers that something killed has left half made or at work."""
+        compose.remove_leftovers(self.paths)
+
+    def forget_boot(self) -> None:
+        """Let the next Hub see that the machine was restarted, if it was: the one that is put away has already noted that
+        down, and the servers it started again for it are not in the database that is put back."""
+        for place in self.paths.at(f"/run/{self.paths.name}").glob("*"):
+            shutil.rmtree(place, ignore_errors=True)
 
     def migrate(self, target: Release) -> None:
         compose.hub(self.paths, "upgrade-db", release=self._folder(target), what="Bringing the database up to date")
@@ -195,12 +217,7 @@ class Switch:
         return self.paths.opt / "switch.json"
 
     def _read(self) -> Note | None:
-        said = shell.read_json(self._file)
-        try:
-            return Note(**said) if said else None
-        except TypeError:
-            raise BoxError(f"{self._file} was written by another version of this program.",
-                           "Run the command of the release that wrote it, or remove the file if the box is well.") from None
+        return read_note(Note, self._file)
 
     def _write(self, note: Note, name: str) -> Note:
         note = replace(note, step=name)
@@ -228,14 +245,23 @@ class Switch:
         note = self._read()
         if note is None:
             return ""
+        if note.step == APPLYING:
+            target = self._release(note.to)
+            self.machine.clear()
+            self.machine.prepare(target)
+            self.machine.up(target)
+            self.machine.wait()
+            self._forget(note)
+            return "Applying the configuration was interrupted; it is done now."
         if not note.reached("stopping"):
             self._forget(note)
             return ""
         if note.reached("checked"):
             self._link(note)
+            self._settle(self._release(note.to), note.where)
             self._forget(note)
             return f"An earlier switch to {note.to} was interrupted when it was all but done; it is now."
-        self._go_back(note)
+        self._go_back(note, killed=True)
         return (f"An earlier switch to {note.to} was interrupted; "
                 + (f"{note.old} runs again, with everything as it was." if note.old else "it was undone."))
 
@@ -244,16 +270,20 @@ class Switch:
         began = time.monotonic()
         notes = [said for said in [self.repair()] if said]
         target, old_id = self._release(release_id), release.linked(self.paths.current)
+        if compose.uses_postgres(self.paths) and "postgres" not in target.images:
+            raise BoxError(f"Release {target.id} was staged without PostgreSQL, which is to keep the database.",
+                           f"Stage it once more: appliance stage {self.paths.release(target.id) / 'source'}")
         if old_id == release_id:
             return replace(self._apply(target, smoke=smoke), notes=notes, seconds=round(time.monotonic() - began, 2))
         old = Release.read(self.paths.release(old_id)) if old_id else None
         if missing := [name for name, found in target.images.items() if release.image_id(found) != found]:
             raise BoxError(f"The image {missing[0]} of release {target.id} is gone from this machine.",
                            f"Make it again: appliance stage {self.paths.release(target.id) / 'source'}")
-        self.machine.prepare(target)
+        self.machine.prepare(old if old is not None else target)
         asked = old if old is not None and old.schema >= target.schema else target
         facts = self.machine.facts(asked)
         where, schema = facts["database"], facts["schema"]
+        self._ensure_known(where, schema)
         note = self._write(Note(target.id, old.id if old else None, release.linked(self.paths.previous), "begun", where,
                                 schema, "", str(restore or "")), "begun")
         step(f"Copying the database, the configuration and the secrets (release {old.id if old else 'none'} goes on) …")
@@ -272,7 +302,7 @@ class Switch:
                 self._forward(note, target, old, smoke=smoke)
             except (BoxError, OSError, KeyboardInterrupt) as error:
                 raise self._failed(error) from error
-        removed = self._settle(target)
+        removed = self._settle(target, where)
         return Outcome(target.id, True, old.id if old else None, round(time.monotonic() - began, 2),
                        watch.public_s if old else 0.0, watch.hub_s if old else 0.0, str(taken), removed, notes)
 
@@ -320,10 +350,18 @@ class Switch:
             _point(self.paths.previous, note.old)
         _point(self.paths.current, note.to)
 
-    def _settle(self, target: Release) -> list[str]:
+    def _settle(self, target: Release, where: dict[str, str]) -> list[str]:
         removed = self.machine.after(target)
-        self._remember(target)
+        self._remember(target, where)
         return removed
+
+    def _ensure_known(self, where: dict[str, str], schema: str | None) -> None:
+        """Raises BoxError where the configuration leads away from the accounts to an empty database."""
+        before = shell.read_json(self.paths.opt / "applied.json").get("database")
+        if before and before != where and schema is None:
+            raise BoxError(f"The configuration names another database than before ({_shown(where)} instead of "
+                           f"{_shown(before)}), and there is nothing in it: every account would be gone.",
+                           "Set it back (hub_database in the playbook). Accounts are not moved from one kind to another.")
 
     # -- the way back
     def _failed(self, error: BaseException) -> BoxError:
@@ -349,12 +387,17 @@ class Switch:
         return BoxError(f"Release {note.to} could not be put in place, so {note.old} runs again with everything as it was: "
                         f"{sentence}.", _mend(error), evidence=evidence)
 
-    def _go_back(self, note: Note) -> None:
+    def _go_back(self, note: Note, *, killed: bool = False) -> None:
         """Let the old release run again; may be repeated."""
         old = Release.read(self.paths.release(note.old)) if note.old else None
         target = Release.read(self.paths.release(note.to))
         self.machine.stop_hub()
+        self.machine.clear()
+        if killed:
+            self.machine.forget_boot()
         if note.reached("saved"):
+            if either := old or target:
+                self.machine.prepare(either)
             self._database_back(note, target, old)
         if old is not None:
             self.machine.up(old)
@@ -391,26 +434,33 @@ class Switch:
             return Outcome(target.id, False, target.id)
         self.machine.prepare(target)
         facts = self.machine.facts(target)
+        self._ensure_known(facts["database"], facts["schema"])
         hub = found["hub"]
         if print_now != print_then.get("fingerprint") and hub is not None and facts["schema"] is not None:
             with _scratch(self.paths) as folder:
                 step("Trying the changed configuration on a copy of the database …")
                 snapshot.copy_database(self.paths, facts["database"], folder)
                 self.machine.try_out(target, facts["database"], folder, None)
-        with self.machine.watch(facts) as watch:
-            self.machine.up(target)
-            again = compose.inspect(self.paths, "hub")
-            restarted = hub is not None and again is not None and again.id == hub.id and again.started_at == hub.started_at
-            if restarted and print_now != print_then.get("fingerprint"):
-                step("Restarting the Hub with the changed configuration; whoever works goes on …")
-                shell.run(["docker", "restart", "--time", "20", self.paths.container("hub")], timeout_s=120)
-            self.machine.wait()
-            self.machine.check(target, facts)
-            if smoke:
-                self.machine.smoke()
+        note = self._write(Note(target.id, target.id, release.linked(self.paths.previous), APPLYING, facts["database"],
+                                facts["schema"], ""), APPLYING)
+        try:
+            with self.machine.watch(facts) as watch:
+                self.machine.up(target)
+                again = compose.inspect(self.paths, "hub")
+                same = hub is not None and again is not None and again.id == hub.id and again.started_at == hub.started_at
+                if same and print_now != print_then.get("fingerprint"):
+                    step("Restarting the Hub with the changed configuration; whoever works goes on …")
+                    shell.run(["docker", "restart", "--time", "20", self.paths.container("hub")], timeout_s=120)
+                self.machine.wait()
+                self.machine.check(target, facts)
+                if smoke:
+                    step("Running the smoke test …")
+                    self.machine.smoke()
+        finally:
+            self._forget(note)
         after = {name: compose.inspect(self.paths, name) for name in found}
         changed = any(_start(found[name]) != _start(after[name]) for name in found)
-        removed = self._settle(target)
+        removed = self._settle(target, facts["database"])
         return Outcome(target.id, changed, target.id, 0.0, watch.public_s if changed else 0.0,
                        watch.hub_s if changed else 0.0, "", removed)
 
@@ -420,9 +470,9 @@ class Switch:
                 return
         shell.write_file(self.paths.wrapper, shell.WRAPPER, 0o755)
 
-    def _remember(self, target: Release) -> None:
+    def _remember(self, target: Release, where: dict[str, str]) -> None:
         shell.write_file(self.paths.opt / "applied.json", json.dumps(
-            {"release": target.id, "fingerprint": fingerprint(self.paths, target)}) + "\n", 0o600)
+            {"release": target.id, "fingerprint": fingerprint(self.paths, target), "database": where}) + "\n", 0o600)
 
 
 def fingerprint(paths: Paths, target: Release) -> str:
@@ -446,6 +496,24 @@ def _point(link: Path, release_id: str) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(Path("releases") / release_id)
     os.replace(fresh, link)
+    shell.sync_folder(link.parent)
+
+
+def read_note(kind: type[N], file: Path) -> N | None:
+    """Return what a journal says, None where nothing is under way. Raises BoxError for one that this program cannot read."""
+    said = shell.read_json(file)
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    try:
+        if said.get("format", 1) != 1:
+            raise TypeError
+        return kind(**{name: value for name, value in said.items() if name in known}) if said else None
+    except TypeError:
+        raise BoxError(f"{file} was written by another version of this program.",
+                       "Let that one end what it began: appliance switch --finish") from None
+
+
+def _shown(where: dict[str, str]) -> str:
+    return str(where.get("path") or f"{where['kind']} {where.get('name', '')} on {where.get('host', '')}")
 
 
 @contextmanager
@@ -556,6 +624,8 @@ def _get(facts: dict[str, Any], path: str) -> tuple[int, bytes]:
 def add_switch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release", nargs="?", metavar="RELEASE",
                         help="the id of a staged release (default: the current one, with the configuration as it is now)")
+    parser.add_argument("--finish", action="store_true",
+                        help="only end or take back what was interrupted, as is done after a power cut when the machine starts")
     _more(parser)
 
 
@@ -579,7 +649,10 @@ def _more(parser: argparse.ArgumentParser) -> None:
 
 
 def run_switch(paths: Paths, parsed: argparse.Namespace) -> int:
+    if parsed.finish:
+        return _run_finish(paths)
     with undisturbed(), release.alone(paths):
+        _end_restore(paths)
         wanted = parsed.release or release.linked(paths.current)
         if wanted is None:
             raise BoxError("No release is in place yet.", "Name one: appliance switch RELEASE")
@@ -591,20 +664,48 @@ def run_upgrade(paths: Paths, parsed: argparse.Namespace) -> int:
     source = paths.release(release_id) / "source"
     if paths.root == Paths().root and (source / "appliance/box/switch.py").exists():
         # a release knows best itself what it needs, so from here on its own code does the work
-        start = ("import sys; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv.pop(1)); "
-                 "from appliance.box.__main__ import main; sys.exit(main())")
-        words = [f"--{name}" for name in ("smoke", "json") if getattr(parsed, name)]
-        sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, "-I", "-c", start, str(source), "switch", release_id, *words])
+        _become(source, "switch", release_id, *(f"--{name}" for name in ("smoke", "json") if getattr(parsed, name)))
     with undisturbed(), release.alone(paths):
+        _end_restore(paths)
         return _tell(Switch(paths).to(release_id, smoke=parsed.smoke), parsed)
+
+
+def _become(source: Path, *words: str) -> NoReturn:
+    """Go on as another release's program."""
+    start = ("import sys; sys.dont_write_bytecode = True; sys.path.insert(0, sys.argv.pop(1)); "
+             "from appliance.box.__main__ import main; sys.exit(main())")
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-I", "-c", start, str(source), *words])
+
+
+def _run_finish(paths: Paths) -> int:
+    """End what was interrupted, with the program that began it."""
+    said = shell.read_json(paths.opt / "switch.json") or shell.read_json(paths.opt / "restore.json")
+    by = Path(str(said.get("by") or PROGRAM))
+    if by != PROGRAM and paths.root == Paths().root and (by / "appliance/box/switch.py").exists():
+        _become(by, "switch", "--finish")
+    with undisturbed(), release.alone(paths):
+        done = [said for said in (Switch(paths).repair(), _end_restore(paths)) if said]
+    say(" ".join(done) or "Nothing was interrupted.")
+    return 0
+
+
+def _end_restore(paths: Paths) -> str:
+    """A restore that was interrupted comes before anything else."""
+    from appliance.box import restore  # which builds on this module
+
+    said = restore.repair(paths)
+    if said:
+        step(said)
+    return said
 
 
 def run_rollback(paths: Paths, parsed: argparse.Namespace) -> int:
     with undisturbed(), release.alone(paths):
+        _end_restore(paths)
         switch = Switch(paths)
         if said := switch.repair():
-            say(said)
+            step(said)
         current, previous = release.linked(paths.current), release.linked(paths.previous)
         if previous is None or previous == current:
             raise BoxError("There is no release before this one on the box.", "“appliance switch RELEASE” takes a staged one.")

@@ -77,7 +77,7 @@ def box(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(snapshot, "facts", lambda paths, folder=None: made.facts)
     monkeypatch.setattr(compose, "inspect", lambda paths, service: None)
     monkeypatch.setattr(restore, "_end_servers", lambda paths: made.calls.append("servers"))
-    for name in ("stop_hub", "migrate", "up", "wait", "check"):
+    for name in ("stop_hub", "clear", "prepare", "migrate", "up", "wait", "check"):
         monkeypatch.setattr(switch.Machine, name, lambda self, *_, name=name: made.calls.append(name))
     monkeypatch.setattr(switch.Machine, "facts", lambda self, target: made.facts)
     database = Database(str(made.paths.database))
@@ -161,7 +161,7 @@ def test_a_box_comes_back_whole(box: Box) -> None:
     shell.write_file(box.paths.config_d / "10-box.py", "# the playbook's, of now\n")
     box.calls.clear()
     assert box.appliance("restore", "--yes") == 0
-    assert box.calls == ["stop_hub", "servers", "up", "wait", "check"]
+    assert box.calls == ["stop_hub", "clear", "prepare", "servers", "clear", "prepare", "up", "wait", "check"]
     assert box.sql("SELECT name, uid FROM users") == [("alice", 10001)]
     assert picture(home) == before
     assert not (home / ".cache").exists()
@@ -179,6 +179,69 @@ def test_a_box_comes_back_whole(box: Box) -> None:
     for left in (box.paths.data / backup.STAGING, box.paths.data / restore.INCOMING, box.paths.homes / restore.INCOMING,
                  box.paths.homes / backup.BTRFS_COPIES):
         assert not left.exists()
+
+
+class Killed(BaseException):
+    """The power went."""
+
+
+# Each takes seconds, because restic takes its time with a password: these are the moments that differ.
+KILLED = {
+    "fetching homes": (restore, "_fetch_homes", 1),
+    "before the database": (switch.Machine, "put_database_back", 1),
+    "before the homes": (restore, "_put_homes", 1),
+    "with homes on their way out": (Path, "rename", 2),
+    "with homes on their way in": (Path, "rename", 5),
+    "when the Hub runs": (switch.Machine, "wait", 1),
+}
+
+
+@pytest.mark.parametrize(("box", "moment"), [*(("directory", moment) for moment in KILLED),
+                                             ("btrfs", "with homes on their way in")], indirect=["box"])
+def test_a_restore_killed_anywhere_is_ended_when_the_machine_starts(
+        box: Box, moment: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {name: picture(make_home(box, name, uid)) for name, uid in (("alice", 10001), ("bob", 10002))}
+    backup.make(box.paths)
+    make_home(box, "carol", 10003)
+    for name, uid in (("alice", 10001), ("bob", 10002)):
+        (box.paths.homes / f"u{uid}/home/a b").write_text(f"{name}'s, of later")
+    shell.write_file(box.paths.config_d / "50-own.py", "# of later\n")
+    later = {uid: picture(box.paths.homes / f"u{uid}/home") for uid in (10001, 10002, 10003)}
+
+    place, name, count = KILLED[moment]
+    left, real = [count], getattr(place, name)
+
+    def kill(*words: Any, **more: Any) -> Any:
+        if name != "rename" or box.paths.homes in (words[0].parent, Path(words[1]).parent):
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+        return real(*words, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, kill)
+        # what a power cut does not run
+        patch.setattr(restore, "_forget", lambda paths, note: None)
+        with pytest.raises(Killed):
+            box.appliance("restore", "--yes")
+    assert box.appliance("switch", "--finish") == 0
+    if "fetch" in moment:
+        assert "interrupted before anything was changed" in capsys.readouterr().out
+        assert {uid: picture(box.paths.homes / f"u{uid}/home") for uid in later} == later
+        assert ("carol",) in box.sql("SELECT name FROM users")
+    else:
+        assert "was interrupted; it is done now" in capsys.readouterr().out
+        assert box.sql("SELECT name, uid FROM users") == [("alice", 10001), ("bob", 10002)]
+        assert {"alice": picture(box.paths.homes / "u10001/home"), "bob": picture(box.paths.homes / "u10002/home")} == before
+        assert (box.paths.config_d / "50-own.py").read_text() == "# the school's\n"
+        assert not (box.paths.homes / "u10003").exists()
+        aside = next(box.paths.homes.glob(".before-restore-*"))
+        assert {uid: picture(aside / f"u{uid}/home") for uid in later} == later
+        assert box.calls[-3:] == ["up", "wait", "check"]
+    for gone in (box.paths.opt / "restore.json", box.paths.data / restore.INCOMING, box.paths.homes / restore.INCOMING):
+        assert not gone.exists()
+    assert box.appliance("switch", "--finish") == 0
+    assert "Nothing was interrupted." in capsys.readouterr().out
 
 
 def test_a_backup_goes_into_an_empty_box(box: Box, tmp_path: Path) -> None:

@@ -85,6 +85,12 @@ class FakeMachine(Machine):
         if self.database.exists():
             shutil.copyfile(self.database, folder / "database")
 
+    def clear(self) -> None:
+        self._call("clear")
+
+    def forget_boot(self) -> None:
+        self._call("forget boot")
+
     def migrate(self, target: Release) -> None:
         assert not self.running
         self.change(schema="half")
