@@ -17,6 +17,23 @@ _NEVER = "The box never formats a disk that has something on it. "
 _HEAD_BYTES = 1024 * 1024
 
 
+def check_kind_of_database(machine: Machine, plan: Plan) -> Iterator[Check]:
+    """Say nothing where there is no database yet."""
+    data = machine.paths.at(plan.data)
+    there = {"sqlite": (data / "jupyterhub.sqlite").exists(), "postgres": any((data / "postgres").glob("[0-9]*/PG_VERSION"))}
+    other = "sqlite" if plan.database == "postgres" else "postgres"
+    if there[other] and not there[plan.database]:
+        yield fail("database-kind", f"This box keeps its accounts in {_DATABASES[other]}, and is to use "
+                   f"{_DATABASES[plan.database]}: they are not moved from one to the other.",
+                   f"Leave hub_database at {other}. Or begin anew, without the accounts: appliance uninstall (homes stay), then "
+                   "the playbook.")
+    elif there[plan.database]:
+        yield ok("database-kind", f"The accounts are in {_DATABASES[plan.database]}.")
+
+
+_DATABASES = {"sqlite": "SQLite", "postgres": "PostgreSQL"}
+
+
 def check_homes(machine: Machine, plan: Plan) -> Iterator[Check]:
     limited = plan.quota not in ("", "0")
     if plan.homes_kind == "disk":

@@ -53,6 +53,7 @@ def the_checks(machine: Machine, plan: Plan, *, installed: bool) -> list[Callabl
         partial(check_system.check_swap, machine),
         partial(check_system.check_disks, machine, plan, installed=installed),
         partial(check_homes.check_homes, machine, plan),
+        partial(check_homes.check_kind_of_database, machine, plan),
         partial(check_system.check_clock, machine),
         partial(check_system.check_timezone, machine),
         partial(check_docker.check_engine, machine, plan),
