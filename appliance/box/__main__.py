@@ -32,13 +32,13 @@ COMMANDS = {
     "doctor": Command("doctor", "check the whole box, and say what to do", root=False),
     "upgrade": Command("switch", "put a new release in place; back to the old one by itself if it fails"),
     "rollback": Command("switch", "go back to the release before"),
-    "switch": Command("switch", "make a staged release the current one"),
-    "pack": Command("release", "make a release file out of a folder of this program", root=False),
+    "switch": Command("switch", "take over a changed configuration, or make a staged release the current one"),
     "stage": Command("release", "unpack a release beside the current one and make its images"),
+    "pack": Command("release", "make a release file out of a folder of this program", root=False),
     "backup": Command("backup", "back up database, homes, configuration and secrets"),
-    "restore": Command("backup", "put a backup back"),
+    "restore": Command("backup", "put a backup back, also on a new box"),
     "support-bundle": Command("support", "collect what support needs into one file without secrets"),
-    "offline-bundle": Command("offline", "collect what a box without internet needs into one file", root=False),
+    "offline-bundle": Command("offline", "collect what a box without the internet needs into one file", root=False),
     "uninstall": Command("uninstall", "take the box off this machine; homes stay unless told twice"),
 }
 # What the Hub's own command line has, for --help; it is the one that knows.
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None, paths: Paths | None = None) -> int:
 
 def _run(paths: Paths, argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_help())
+        print(help_text())
         return 0
     if argv[0] == "--version":
         print(__version__)
@@ -133,7 +133,7 @@ def _module(name: str, command: Command) -> ModuleType:
         raise BoxError(f"This release has no command “{name}”.", "See “appliance --help”.") from None
 
 
-def _help() -> str:
+def help_text() -> str:
     width = max(map(len, {*COMMANDS, *HANDED_OVER})) + 2
     host = "\n".join(f"  {name.ljust(width)}{command.help}" for name, command in COMMANDS.items())
     hub = "\n".join(f"  {name.ljust(width)}{text}" for name, text in HANDED_OVER.items())

@@ -2,6 +2,7 @@
 
     .. configuration:: DockerSpawner     the options of a class, each a `confval`
     .. command-help:: user add           what `appliance user add --help` prints
+    .. machine-help:: upgrade            the same for a command of the machine itself, without a word: the list of them
     .. role-variables:: storage          a table of the variables of a role of the playbook
     .. failures:: StartFailed            a table of an error class and those below it
     .. rest-api::                        a table of the addresses under /hub/api
@@ -31,6 +32,7 @@ from sphinx.util.docutils import SphinxDirective
 from traitlets import TraitType
 
 from appliance import cli, errors
+from appliance.box import __main__ as box
 from appliance.configfile import expected
 
 
@@ -66,6 +68,14 @@ class CommandHelp(Generated):
         words = self.arguments[0].split() if self.arguments else []
         yield from (".. code-block:: none", "")
         yield from (f"   {line}" for line in help_of(words).splitlines())
+
+
+class MachineHelp(CommandHelp):
+    def lines(self) -> Iterator[str]:
+        with mock.patch.dict(os.environ, {"COLUMNS": "100", "NO_COLOR": "1"}):
+            text = box.parser_of(self.arguments[0]).format_help() if self.arguments else box.help_text()
+        yield from (".. code-block:: none", "")
+        yield from (f"   {line}" for line in text.splitlines())
 
 
 class RoleVariables(Generated):
@@ -213,7 +223,7 @@ def hide_constructor(app: Sphinx, what: str, name: str, thing: Any, *_: Any) -> 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     for name, directive in (("configuration", Configuration), ("command-help", CommandHelp), ("failures", Failures),
-                            ("role-variables", RoleVariables),
+                            ("machine-help", MachineHelp), ("role-variables", RoleVariables),
                             ("rest-api", RestApi), ("changelog", Changelog), ("screenshot", Screenshot)):
         app.add_directive(name, directive)
     app.connect("autodoc-process-signature", hide_constructor)

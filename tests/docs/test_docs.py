@@ -135,7 +135,7 @@ def commands() -> list[tuple[str, str]]:
             if line.lstrip().startswith(("..", "FROM ")) or line.startswith("appliance ") or "──" in line:
                 continue  # a directive, a heading
             for match in COMMAND.finditer(line):
-                found.append((page.name, match[1].strip()))
+                found.append((page.name, re.sub(r"\s[<>]\s.*", "", match[1]).strip()))  # what the shell redirects
     return found
 
 
@@ -167,6 +167,21 @@ def test_every_command_is_documented() -> None:
     page = (DOCS / "command-line.rst").read_text()
     for words in [word for word in subcommands(cli._parser()) if word]:
         assert f".. command-help:: {words}\n" in page
+
+
+def test_every_command_of_the_machine_is_documented() -> None:
+    page = (DOCS / "command-line.rst").read_text()
+    for words in box.COMMANDS:
+        assert f".. machine-help:: {words}\n" in page
+
+
+def test_every_role_s_readme_is_linked() -> None:
+    page = (DOCS / "what-it-changes.rst").read_text()
+    roles = sorted((REPOSITORY / "ansible/roles").iterdir())
+    assert len(roles) > 5
+    for role in roles:
+        assert f"``{role.name}``, :download:`README <../ansible/roles/{role.name}/README.md>`" in page
+        assert f".. role-variables:: {role.name}\n" in (DOCS / "playbook.rst").read_text()
 
 
 def subcommands(parser: argparse.ArgumentParser, name: str = "") -> Iterator[str]:
@@ -227,7 +242,7 @@ def test_the_copy_of_a_database_in_use_is_whole(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     with Admin(load_settings(["--JupyterHub.authenticator_class=local"])) as admin:
         admin.add_user("ada", admin=False, password="difference engine")
-        page = (DOCS / "operating.rst").read_text()
+        page = (DOCS / "without-playbook.rst").read_text()
         program = page.partition("import sqlite3")[2].partition(".. code-block")[0]
         exec("\n".join(line.removeprefix("   ") for line in f"import sqlite3{program}".splitlines()))
     with Admin(load_settings(["--JupyterHub.authenticator_class=local", "--db=backup.sqlite"])) as copy:
@@ -246,7 +261,7 @@ def test_packages_that_bootstrap_installs_are_named() -> None:
     packages = {word for words in re.findall(r"ensure_packages ([^;}\n)]+)", text) for word in words.split()
                 if re.fullmatch(r"[a-z][a-z0-9.+-]+", word)}
     assert "nftables" in packages
-    left = README.read_text().partition("## What it leaves")[2].partition("## Figures")[0]
+    left = (DOCS / "getting-started.rst").read_text().partition("What it leaves")[2].partition("Undo it")[0]
     for package in packages - {"ubuntu-keyring"}:   # for the tier "box" alone, on machines that test installers
         assert package in left, package
 
@@ -256,5 +271,5 @@ def test_bootstrap_is_used_as_documented() -> None:
         return text.replace(";", "").split()
 
     usage = (REPOSITORY / "bootstrap").read_text().partition("<<'END'\n")[2].partition("END\n")[0]
-    page = (DOCS / "command-line.rst").read_text().partition("code-block:: none")[2].partition("appliance\n---------")[0]
+    page = (DOCS / "command-line.rst").read_text().partition("code-block:: none")[2].partition(".. _machine-commands:")[0]
     assert sorted(words(usage)) == sorted(words(page))
