@@ -30,7 +30,9 @@ def check_installed(machine: Machine) -> Iterator[Check]:
         yield fail("installed", f"The current release ({machine.paths.current}) is not whole.", f"{_RUN_AGAIN}, or: "
                    f"appliance rollback")
     elif (machine.paths.opt / "switch.json").exists():  # also while one is under way, which ends by itself
-        yield fail("installed", "A switch to another release was not ended.", "If none runs now: appliance switch")
+        yield fail("installed", "A switch to another release was not ended.", "If none runs now: appliance switch --finish")
+    elif (machine.paths.opt / "restore.json").exists():
+        yield fail("installed", "A restore was not ended.", "If none runs now: appliance switch --finish")
     else:
         yield ok("installed", f"Release {release['id']} is installed.")
 

@@ -24,7 +24,7 @@ from appliance.box.shell import BoxError
 KEEP = 5
 SQLITE_COPY, POSTGRES_COPY = "jupyterhub.sqlite", "database.dump"
 META = "snapshot.json"
-_POSTGRES_USER = "65531"     # of images/postgres
+POSTGRES_USER = "65531"      # of images/postgres
 SPARE = "appliance_spare"    # a PostgreSQL database beside the real one, for trials and for putting back
 
 
@@ -162,7 +162,7 @@ def _sql(paths: Paths, where: dict[str, str], database: str, statement: str) -> 
 
 def _in_postgres(paths: Paths, where: dict[str, str]) -> list[str]:
     """PostgreSQL's own programs, as the user that its folder belongs to."""
-    return [shell.find("docker") or "docker", "exec", "--interactive", "--user", _POSTGRES_USER, "--env", "PGPASSWORD",
+    return [shell.find("docker") or "docker", "exec", "--interactive", "--user", POSTGRES_USER, "--env", "PGPASSWORD",
             "--env", f"PGHOST={where['host']}", paths.container("postgres")]
 
 

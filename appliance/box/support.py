@@ -22,6 +22,7 @@ from appliance.box.paths import Paths
 from appliance.box.plan import literals, plan_of_box
 from appliance.box.redaction import Redactor, looks_random
 from appliance.box.shell import BoxError
+from appliance.box.snapshot import POSTGRES_USER
 
 _LINES = 3000
 _LOG_BYTES = 4_000_000
@@ -150,7 +151,8 @@ def _students(machine: Machine) -> set[str]:
         for column in sorted(columns & {"name", "display_name"}):
             names |= {str(row[0]) for row in db.execute(f"SELECT {column} FROM users") if row[0]}
         names |= {str(row[0]) for row in db.execute("SELECT DISTINCT user_name FROM events") if row[0]}
-    if not names:  # with PostgreSQL the Hub is the one to ask
+    names |= _names_in_postgres(machine)
+    if not names:  # of a PostgreSQL elsewhere the Hub is the one to ask
         for user in machine.json_of("docker", "exec", machine.paths.container("hub"), "appliance", "user", "list",
                                     "--json") or []:
             names |= {str(user[key]) for key in ("name", "display_name") if isinstance(user, dict) and user.get(key)}
@@ -166,6 +168,20 @@ def _students(machine: Machine) -> set[str]:
                                                                                                                     "owner"))}
     # full names in their parts as well: “Ada Lovelace” is also “Lovelace”
     return names | {part for name in names if " " in name for part in name.split() if len(part) > 2}
+
+
+def _names_in_postgres(machine: Machine) -> set[str]:
+    """Also while the Hub is down. The password goes through the input, where no list of processes shows it."""
+    secret = machine.paths.secrets / "postgres_password"
+    if "postgres" not in machine.own_containers or not secret.exists():
+        return set()
+    done = machine.run(
+        "docker", "exec", "--interactive", "--user", POSTGRES_USER, machine.paths.container("postgres"), "sh", "-c",
+        'read -r PGPASSWORD; export PGPASSWORD; exec psql --host "$POSTGRES_FOLDER/socket" --username appliance --no-psqlrc '
+        '--quiet --tuples-only --no-align --dbname appliance --command "$0"',
+        "SELECT name FROM users UNION SELECT display_name FROM users UNION SELECT user_name FROM events",
+        input=secret.read_text().strip() + "\n")
+    return {line.strip() for line in done.stdout.splitlines() if line.strip()} if done.ok else set()
 
 
 def _all_containers(machine: Machine) -> list[dict[str, Any]]:

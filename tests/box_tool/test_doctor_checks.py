@@ -107,10 +107,11 @@ def test_an_empty_machine_without_any_program_still_gets_an_answer(tmp_path: Pat
     assert all(bool(each.remedy) == (each.status != "ok") for each in found.values())
 
 
-def test_a_switch_that_was_not_ended(box: FakeBox) -> None:
-    box.write("/opt/appliance/switch.json", "{}")
+@pytest.mark.parametrize(("journal", "word"), [("switch.json", "switch"), ("restore.json", "restore")])
+def test_a_switch_or_restore_that_was_not_ended(box: FakeBox, journal: str, word: str) -> None:
+    box.write(f"/opt/appliance/{journal}", "{}")
     found = look(box)["installed"]
-    assert (found.status, "appliance switch" in found.remedy) == ("fail", True)
+    assert (found.status, word in found.sentence, "appliance switch --finish" in found.remedy) == ("fail", True, True)
 
 
 def test_docker_that_is_down(box: FakeBox) -> None:

@@ -418,6 +418,18 @@ def test_homes_on_a_disk_that_is_not_there(box: FakeBox) -> None:
     assert look(box, homes_kind="disk")["homes"].status == "fail"
 
 
+def test_accounts_stay_in_the_kind_of_database_they_are_in(box: FakeBox) -> None:
+    assert "database-kind" not in look(box)
+    cluster = box.write("/srv/box/postgres/17/PG_VERSION", "17\n")
+    assert look(box, data="/srv/box", database="postgres")["database-kind"].status == "ok"
+    refused = look(box, data="/srv/box")["database-kind"]
+    assert (refused.status, "in PostgreSQL, and is to use SQLite" in refused.sentence) == ("fail", True)
+    cluster.unlink()
+    box.write("/srv/box/jupyterhub.sqlite", "")
+    assert "hub_database at sqlite" in look(box, data="/srv/box", database="postgres")["database-kind"].remedy
+    assert look(box, data="/srv/box")["database-kind"].status == "ok"
+
+
 def test_an_existing_mount(box: FakeBox) -> None:
     assert look(box, homes_kind="mount")["homes"].status == "fail"
     box.write("/proc/self/mounts", "/dev/sdc /var/lib/appliance/homes ext4 rw 0 0\n")

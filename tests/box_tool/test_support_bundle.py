@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -179,6 +180,25 @@ def test_no_name_of_a_student_is_in_the_bundle(planted: tuple[FakeBox, Sentinels
     assert files["logs/hub.txt"] == again["logs/hub.txt"]  # the same pseudonym each time
     line = next(line for line in files["logs/hub.txt"].splitlines() if "opened" in line)
     assert line.split()[0] == line.split("/user/")[1].split("/")[0]  # one person, one pseudonym
+
+
+def test_while_the_hub_is_down_the_box_s_own_postgresql_is_asked(planted: tuple[FakeBox, Sentinels]) -> None:
+    box, _ = planted
+    box.remove("/var/lib/appliance/jupyterhub.sqlite")
+    box.container("postgres")
+    asked = []
+    run = box._run
+
+    def answer(argv: Any, timeout_s: float, text: str) -> Result:
+        if "psql" not in " ".join(argv):
+            return run(argv, timeout_s, text)
+        asked.append(text)
+        assert text.strip() not in " ".join(argv)  # no list of processes shows the password
+        return Result(0, "zoroaster\nZoë Roaster\n\n")
+
+    box._run = answer  # type: ignore[method-assign]
+    assert {"zoroaster", "Zoë Roaster", "Roaster"} <= support._students(box.machine)
+    assert asked == [(box.root / "etc/appliance/secrets/postgres_password").read_text()]
 
 
 def test_with_postgresql_the_hub_is_asked_who_is_there(planted: tuple[FakeBox, Sentinels]) -> None:
