@@ -25,6 +25,7 @@ _BRIDGE = "br-appliance"
 # ------------------------------------------------------------------------------------------------------------- ports --
 def check_ports(machine: Machine, plan: Plan) -> Iterator[Check]:
     wanted = {"port-http": (plan.http_port, "web pages"), "port-hub": (plan.hub_port, "the Hub itself")}
+    wanted["port-holding"] = (plan.holding_port, "the page for a Hub that is away")
     if plan.tls != "off":
         wanted["port-https"] = (plan.https_port, "encrypted web pages")
     numbers = [port for port, _ in wanted.values()]

@@ -42,7 +42,7 @@ def check_containers(machine: Machine, plan: Plan) -> Iterator[Check]:
         yield fail("containers", "Docker does not answer, so nothing of the box can be started or stopped. What runs goes on.",
                    "Start it: systemctl start docker; if that fails: journalctl -u docker")
         return
-    for service in ("hub", "traefik", *(["postgres"] if uses_postgres(machine, plan) else [])):
+    for service in ("hub", "traefik", "holding", *(["postgres"] if uses_postgres(machine, plan) else [])):
         code, name, found = f"container-{service}", machine.paths.container(service), machine.own_containers.get(service)
         start = f"Start what is missing: appliance switch; if that fails look at: docker logs {name}"
         if found is None:

@@ -95,7 +95,7 @@ def up(paths: Paths, release: Path) -> None:
     """
     what = f"Starting release {release.name}"
     groups = [["postgres"]] if uses_postgres(paths) else []
-    for names in [*groups, ["prepare"], ["traefik", "hub"]]:
+    for names in [*groups, ["prepare"], ["traefik", "holding", "hub"]]:
         run(paths, "up", "--detach", "--no-deps", "--no-build", *names, release=release, timeout_s=600, what=what)
         name = names[0]
         if name == "postgres":

@@ -170,7 +170,7 @@ class Machine:
     def own_containers(self) -> dict[str, dict[str, Any]]:
         """Those of the box that are there, by service."""
         found = {service: self.inspect("container", self.paths.container(service))
-                 for service in ("hub", "traefik", "postgres")}
+                 for service in ("hub", "traefik", "holding", "postgres")}
         return {service: container for service, container in found.items() if container is not None}
 
     @cached_property

@@ -41,6 +41,7 @@ class Plan:
     http_port: int = 80
     https_port: int = 443
     hub_port: int = 8081
+    holding_port: int = 8083          # what is shown while the Hub is away
     tls: str = "selfsigned"
     tls_certificate: str = ""
     tls_key: str = ""
@@ -184,7 +185,7 @@ def literals(paths: Paths) -> dict[str, Any]:
 # of appliance.env, and of the configuration
 _VARIABLES = {
     "data": "APPLIANCE_DATA", "http_port": "APPLIANCE_HTTP_PORT", "https_port": "APPLIANCE_HTTPS_PORT",
-    "hub_port": "APPLIANCE_HUB_PORT", "subnet": "APPLIANCE_SUBNET",
+    "hub_port": "APPLIANCE_HUB_PORT", "holding_port": "APPLIANCE_HOLDING_PORT", "subnet": "APPLIANCE_SUBNET",
 }
 _OPTIONS = {
     "acme_challenge": "TraefikProxy.acme_challenge", "student_memory": "Spawner.mem_limit", "quota": "BtrfsHomes.quota",

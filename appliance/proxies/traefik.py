@@ -81,6 +81,10 @@ class TraefikProxy(Proxy):
         65532, min=1, help="User and group that Traefik runs as in that container: the group may read the routes.",
     ).tag(config=True)
 
+    holding_url = Unicode(
+        "", help="Who answers for the Hub while it is away, like “http://127.0.0.1:8083”, as images/holding does. Empty: "
+                 "nobody; browsers are shown “Bad Gateway”.").tag(config=True)
+
     traefik_executable = Unicode(
         "", help="Traefik's program. Empty: the one installed with the Hub, else the one in PATH.").tag(config=True)
 
@@ -264,7 +268,7 @@ class TraefikProxy(Proxy):
         edge = self._edge = Edge(
             folder=folder, base_url=self.base_url, hub_url=self.hub_url, hub_secret=self.hub_secret,
             bind_ip=self.bind_ip, bind_port=self.bind_port, api_port=port, api_password=password,
-            separate=not self.should_start, **self._tls(folder))
+            separate=not self.should_start, holding_url=self.holding_url, **self._tls(folder))
         self._files, self._generations, self._marker = {}, {}, "marker"
         self._process = TraefikProcess(folder)
         if edge.tls and self.should_start and (running := self._process.adopt()) is not None:

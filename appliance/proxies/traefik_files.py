@@ -67,6 +67,7 @@ class Edge:
     plain_help: bool = False  # how to trust this box is told there as well
     challenge_url: str = ""   # who answers a certificate authority just now
     separate: bool = False    # Traefik runs as somebody else, who writes nothing but below `logs`
+    holding_url: str = ""     # who answers for a Hub that is away
 
     @property
     def routes(self) -> Path:
@@ -75,6 +76,11 @@ class Edge:
     @property
     def logs(self) -> Path:
         return self.folder / "logs" if self.separate else self.folder
+
+    @property
+    def to_hub(self) -> list[str]:
+        """The middlewares of every way to the Hub."""
+        return [*(["holding"] if self.holding_url else []), "to-hub", "compress"]
 
 
 def listen_address(ip: str, port: int) -> str:
@@ -142,7 +148,7 @@ def fixed_config(edge: Edge) -> Config:
             "routers": {
                 "hub": {
                     "entryPoints": ["web"], "rule": "PathPrefix(`/`)", "priority": 1,
-                    "service": "hub", "middlewares": ["hsts", "to-hub", "compress"], **_tls(edge),
+                    "service": "hub", "middlewares": ["hsts", *edge.to_hub], **_tls(edge),
                 },
                 "api": {
                     "entryPoints": ["api"], "rule": "PathPrefix(`/api`)", "priority": 1,
@@ -170,6 +176,12 @@ def fixed_config(edge: Edge) -> Config:
             }},
         },
     }
+    if edge.holding_url:
+        # Traefik's own words for a Hub that is away are 502 and 504; the Hub has no page with these of its own accord.
+        config["http"]["middlewares"]["holding"] = {"errors": {
+            "status": ["502", "504"], "statusRewrites": {"502": 503, "504": 503},
+            "service": "holding", "query": "/cgi-bin/holding?url={url}"}}
+        config["http"]["services"]["holding"] = _service(edge.holding_url)
     if edge.tls:
         certificate = {"certFile": edge.certificate, "keyFile": edge.key}
         config["tls"] = {
@@ -198,7 +210,7 @@ def _plain_routers(edge: Edge) -> Config:
         # Who does not trust the box yet reads here how to; without a session, as its cookie is for HTTPS alone.
         hub = f"{edge.base_url}hub/"
         routers["help"] = {
-            "entryPoints": plain, "priority": 2, "service": "hub", "middlewares": ["to-hub", "compress"],
+            "entryPoints": plain, "priority": 2, "service": "hub", "middlewares": edge.to_hub,
             "rule": f"Method(`GET`) && (Path(`{hub}help`) || Path(`{hub}help/ca.crt`) || Path(`{hub}logo`)"
                     f" || PathPrefix(`{hub}static/`))",
         }
@@ -233,7 +245,8 @@ def server_file(edge: Edge, route: Route, generation: int = 0) -> ServerFile:
 
     generation: tells a route from the same one that was replaced or removed in between.
     """
-    version = hashlib.sha256(repr((edge.base_url, edge.hub_url, edge.tls, route, generation)).encode()).hexdigest()[:12]
+    made_of = (edge.base_url, edge.hub_url, edge.tls, edge.holding_url, route, generation)
+    version = hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]
     server_id = _checked(_SERVER_ID, route.server_id)
     prefix = literal(route.prefix)
     if not (prefix.startswith(edge.base_url) and prefix.endswith("/") and len(prefix) > 1):
@@ -260,7 +273,7 @@ def server_file(edge: Edge, route: Route, generation: int = 0) -> ServerFile:
     if prefix.count("/") > edge.base_url.count("/") + 2:
         # A named server: who is not let in goes to the Hub, not to the default server whose prefix matches too.
         routers[f"else-{server_id}-{version}"] = router(
-            f"PathPrefix(`{prefix}`)", 0, "hub", ["to-hub", "compress"])
+            f"PathPrefix(`{prefix}`)", 0, "hub", edge.to_hub)
 
     request_headers = {PROXY_HEADER: "", "Forwarded": ""}
     if route.injected_token is not None:

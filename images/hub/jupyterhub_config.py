@@ -31,6 +31,7 @@ c.JupyterHub.authenticator_class = "local"
 c.TraefikProxy.should_start = False
 c.TraefikProxy.container_name = f"{name}-traefik"
 c.TraefikProxy.user_id = 65532
+c.TraefikProxy.holding_url = f"http://127.0.0.1:{said('HOLDING_PORT', '8083')}"
 c.TraefikProxy.http_port = int(said("HTTP_PORT", "80"))
 
 c.DockerSpawner.namespace = name

@@ -57,7 +57,8 @@ def box(tmp_path: Path) -> FakeBox:
     (box.root / "var/lib/appliance/homes").mkdir(parents=True)
     box.docker()
     box.container("hub")
-    box.container("traefik")
+    for service in ("traefik", "holding"):
+        box.container(service)
     for image in IMAGES.values():
         box.programs[f"docker image inspect --format '{{{{.Id}}}}' {image}"] = image
     box.pages |= {HEALTH: WELL, FRONT: WELL}

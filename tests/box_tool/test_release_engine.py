@@ -74,6 +74,7 @@ class Real:
         (config / "appliance.env").write_text("\n".join([
             f"APPLIANCE_NAME={self.name}", f"APPLIANCE_DATA={data}", f"APPLIANCE_CONFIG={config}",
             f"APPLIANCE_SUBNET={SUBNET}", f"APPLIANCE_HTTP_PORT={self.port}", f"APPLIANCE_HUB_PORT={free_port()}",
+            f"APPLIANCE_HOLDING_PORT={free_port()}",
             "APPLIANCE_PROPAGATION=rprivate", "APPLIANCE_OOM_SCORE_ADJ=0"]) + "\n")
         (config / "config.d/10-box.py").write_text('c.JupyterHub.authenticator_class = "local"\n')
 
@@ -89,7 +90,7 @@ class Real:
 
     def remove(self) -> None:
         print(compose.logs(self.paths, "hub", 40))  # pytest shows it where a test has failed
-        for service in ("hub", "traefik", "prepare", "postgres"):  # the Hub first, or it starts servers again
+        for service in ("hub", "traefik", "holding", "prepare", "postgres"):  # the Hub first, or it starts servers again
             docker("rm", "--force", f"{self.name}-{service}")
         for label in ("namespace", "probe"):
             for name in docker("ps", "--all", "--quiet", "--filter", f"label=org.appliance.{label}={self.name}").split():

@@ -25,7 +25,7 @@ from student import Student
 from appliance.spawners.docker_firewall import remove_table, table_name
 
 PASSWORD = "correct horse battery staple"
-IMAGES = ("hub", "traefik", "notebook")
+IMAGES = ("hub", "traefik", "notebook", "holding")
 SYS_RESOURCE = 24
 
 
@@ -51,6 +51,7 @@ class ComposeBox:
         self.environment = {
             "APPLIANCE_NAME": self.name, "APPLIANCE_DATA": str(self.data), "APPLIANCE_CONFIG": str(self.etc),
             "APPLIANCE_HTTP_PORT": str(self.port), "APPLIANCE_HUB_PORT": str(self.hub_port),
+            "APPLIANCE_HOLDING_PORT": str(free_port()),
             "APPLIANCE_SUBNET": f"10.200.{number}.0/24",
             **{f"APPLIANCE_{image.upper()}_IMAGE": self.engine.images.get(f"appliance/{image}:latest").id for image in IMAGES},
             **_machine(), **more}

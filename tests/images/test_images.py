@@ -83,6 +83,61 @@ def test_a_changed_file_mode_base_or_authority_asks_for_a_new_image(build, tmp_p
 
 
 @pytest.mark.unit
+def test_an_image_comes_after_what_it_stands_on_and_two_come_at_a_time(build, monkeypatch):
+    begun, going, at_most = [], set(), 0
+
+    def make(name, wanted, forced):
+        nonlocal at_most
+        assert set(build.stands_on(name)) <= set(begun) - going
+        begun.append(name)
+        going.add(name)
+        at_most = max(at_most, len(going))
+        time.sleep(0.02)
+        going.remove(name)
+
+    monkeypatch.setattr(build, "ensure_one", make)
+    names = {smoke.parent.name for smoke in SMOKES}
+    build.build_all(build.all_needed(names), set())
+    assert set(begun) == names | {"tools"}
+    assert begun[0] == "base"
+    assert at_most == 2
+    assert build.all_needed({"postgres"}) == {"postgres", "base"}
+    assert build.all_needed({"hello"}) == {"hello", "tools", "base"}
+
+
+@pytest.mark.unit
+def test_one_that_fails_lets_the_other_end_and_begins_no_more(build, monkeypatch, tmp_path, capsys):
+    made = []
+
+    def make(name, wanted, forced):
+        if name == "notebook":
+            (tmp_path / "log").write_text("line 1\nit is broken\n")
+            raise build.Failed(str(tmp_path / "log"))
+        time.sleep(0.05)
+        made.append(name)
+
+    monkeypatch.setattr(build, "ensure_one", make)
+    with pytest.raises(SystemExit, match=f"Building the image notebook failed; the whole log is in {tmp_path}/log"):
+        build.build_all({"base", "tools", "notebook", "hub", "traefik", "hello"}, set())
+    assert {"base", "tools"} <= set(made)
+    assert "hello" not in made
+    assert "it is broken" in capsys.readouterr().err
+
+
+@pytest.mark.unit
+def test_the_tools_are_made_only_for_what_has_to_be_made(build, monkeypatch):
+    made, current = [], {"base", "hub", "hello"}
+    monkeypatch.setattr(build, "is_current", lambda name: name in current)
+    monkeypatch.setattr(build, "ensure_image", lambda name, force: made.append(name))
+    build.ensure_one("tools", {"base", "tools", "hub", "hello"}, set())
+    assert made == []
+    build.ensure_one("tools", {"base", "tools", "hub", "hello"}, {"hub"})
+    current.remove("hello")
+    build.ensure_one("tools", {"base", "tools", "hub", "hello"}, set())
+    assert made == ["tools", "tools"]
+
+
+@pytest.mark.unit
 def test_what_an_image_takes_from_the_repository_counts_too(build, tmp_path):
     for name in ("folder", "package"):
         (tmp_path / name).mkdir()

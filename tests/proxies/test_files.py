@@ -21,7 +21,7 @@ EDGE = Edge(
     bind_ip="", bind_port=443, api_port=8099, api_password="API-PASSWORD",
     tls=True, certificate="/var/lib/appliance/traefik/tls/box-0123456789ab.crt",
     key="/var/lib/appliance/traefik/tls/box-0123456789ab.key", hsts_seconds=1209600, redirect=True, plain_help=True,
-    challenge_url="http://127.0.0.1:8098")
+    challenge_url="http://127.0.0.1:8098", holding_url="http://127.0.0.1:8083")
 ROUTE = make_route(
     "http://10.77.0.7:8888", origins=("https://box.school",), server_id="k3f9k3f9",
     capabilities=("session1.1.owner.MAC-MAC",), injected_token="SERVERS-TOKEN")
