@@ -142,7 +142,10 @@ def shown_url(settings: Settings) -> str:
     if settings.public_origin:
         return settings.public_origin + settings.base_url
     scheme = "http" if settings.tls == "off" else "https"
-    host = settings.ip if settings.ip not in ("", "0.0.0.0", "::") else next(iter(settings.tls_names), "") or _own_address()
+    if settings.ip not in ("", "0.0.0.0", "::"):
+        host = settings.ip
+    else:
+        host = next(iter(settings.tls_names), "") or own_address() or "127.0.0.1"
     host = f"[{host}]" if ":" in host else host
     port = "" if settings.port == {"http": 80, "https": 443}[scheme] else f":{settings.port}"
     return f"{scheme}://{host}{port}{settings.base_url}"
@@ -351,14 +354,14 @@ def _give_memory_back() -> None:
         libc.mallopt(-8, 2)        # M_ARENA_MAX
 
 
-def _own_address() -> str:
-    """Return the address this machine reaches others from; nothing is sent."""
+def own_address() -> str:
+    """Return the address this machine reaches others from, "" if there is none; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.connect(("192.0.2.1", 9))
             return str(sock.getsockname()[0])
         except OSError:
-            return "127.0.0.1"
+            return ""
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> ApplianceError | None:

@@ -16,7 +16,6 @@ import signal
 import socket
 import ssl
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +25,6 @@ from urllib.parse import urlsplit
 import anyio
 import httpx
 from websockets.exceptions import WebSocketException
-from websockets.sync.client import ClientConnection, connect
-from websockets.typing import Origin
 
 from appliance.config import Settings
 from appliance.cookiesecret import load_cookie_secret
@@ -38,18 +35,17 @@ from appliance.domain.server import Phase, Server
 from appliance.domain.user import Session
 from appliance.errors import ApplianceError, BadInput, BoxFull
 from appliance.jwt import SessionTokens
-from appliance.main import make_authenticator, make_spawner, open_store, shown_url
+from appliance.main import make_authenticator, make_spawner, open_store, own_address, shown_url
 from appliance.ports import Authenticator, Homes, LoginRequest, Spawner
+from appliance.smokekernel import ANSWER_S, FILES, QUOTA_CODE, REACH_CODE, Failed, Kernel
 from appliance.store import servers, sessions, users
 from appliance.store.database import Database
 from appliance.store.servers import new_id
 from appliance.web import cookies
 
 ACTOR = "appliance smoke"
-ANSWER_S = 15.0          # an address that answers later than this does not answer
 START_S = 180.0          # a busy box may let it wait for a place
 STOP_S = 60.0
-CELL_S = 30.0
 QUOTA_S = 120.0
 SESSION_S = 600
 _STEPS = 16              # a quota is filled in so many steps, and then some
@@ -85,14 +81,6 @@ class Result:
             part.code == BoxFull.code for part in self.parts), "parts": [
             {"name": part.name, "ok": part.ok, "skipped": part.ok is None, "seconds": round(part.seconds, 2),
              "sentence": part.sentence, "action": part.action, "code": part.code} for part in self.parts]}
-
-
-class Failed(Exception):
-    """A part that failed."""
-
-    def __init__(self, sentence: str, action: str, code: str = "") -> None:
-        super().__init__(sentence)
-        self.sentence, self.action, self.code = sentence, action, code
 
 
 class Skipped(Exception):
@@ -131,7 +119,7 @@ class _Smoke:
         self.context = context
         self.client = self._client()
         self.password = ""
-        self.kernel: _Kernel | None = None
+        self.kernel: Kernel | None = None
         self.limit_bytes = getattr(homes, "quota", None)
 
     def run(self) -> Result:
@@ -254,7 +242,8 @@ class _Smoke:
         return "Traefik leads to the server."
 
     def cell(self) -> str:
-        self.kernel = _Kernel(self)
+        self.kernel = Kernel(
+            self.client, self.context, prefix=self.prefix, origin=self.origin, site=self.site)
         said = self.kernel.run("6 * 7")
         if said != "42":
             raise Failed(f"6 * 7 is “{said[:60]}” here.", "Look at the kernel in the image; it does not compute.")
@@ -266,7 +255,7 @@ class _Smoke:
         if not isinstance(limit, int) or limit <= 0:
             raise Skipped("Homes have no quota here.")
         assert self.kernel is not None
-        said = json.loads(self.kernel.run(_QUOTA_CODE.format(limit=limit, steps=_STEPS), QUOTA_S).strip().splitlines()[-1])
+        said = json.loads(self.kernel.run(QUOTA_CODE.format(limit=limit, steps=_STEPS), QUOTA_S).strip().splitlines()[-1])
         if said["error"] == "ENOSPC":
             raise Failed(f"The disk is full before the quota of {format_bytes(limit)} was reached.",
                          "Free space on the file system of the homes, or make it larger.")
@@ -287,9 +276,9 @@ class _Smoke:
             with contextlib.closing(socket.create_connection((host, port), timeout=3)):
                 pass   # the machine itself gets there, so that a refusal means something
             ways = {"hub": (host, self.settings.hub_port), "port": (host, port), "metadata": (_METADATA, 80)}
-            own = _own_address()
+            own = own_address()
             ways |= {"own": (own, port)} if own else {}
-            said = json.loads(self.kernel.run(_REACH_CODE.format(ways=json.dumps(ways))).strip().splitlines()[-1])
+            said = json.loads(self.kernel.run(REACH_CODE.format(ways=json.dumps(ways))).strip().splitlines()[-1])
         if not said["hub"]:
             raise Failed("The server does not reach the Hub's API, so nothing can be said of what else it reaches.",
                          f"Check the firewall for {host}, port {self.settings.hub_port}.")
@@ -338,7 +327,7 @@ class _Smoke:
         self._wait_stopped()
         for home in anyio.run(self.homes.list):   # of a kernel that was ended in the middle
             if home.uid == user.uid:
-                for name in _FILES:
+                for name in FILES:
                     (home.path / name).unlink(missing_ok=True)
         return "The account is archived and its password forgotten."
 
@@ -389,114 +378,6 @@ class _Smoke:
             time.sleep(0.1)
 
 
-class _Kernel:
-    """A kernel of the test's own server, and its websocket."""
-
-    def __init__(self, smoke: _Smoke) -> None:
-        answer = smoke.client.post(f"{smoke.prefix}api/kernels", json={"name": "python3"},
-                                   headers={"Origin": smoke.site}, timeout=CELL_S)
-        if answer.status_code not in (200, 201):
-            raise Failed(f"No kernel starts in the server ({answer.status_code}).",
-                         "The image has no Python kernel (ipykernel), or it is broken; look at the server's log.")
-        self._id, self._session = str(answer.json()["id"]), uuid.uuid4().hex
-        path = f"{smoke.prefix}api/kernels/{self._id}/channels?session_id={self._session}"
-        request = smoke.client.build_request("GET", path)
-        smoke.client.cookies.set_cookie_header(request)
-        secure = smoke.origin.startswith("https")
-        self._socket: ClientConnection = connect(
-            f"{smoke.origin.replace('http', 'ws', 1)}{path}", origin=Origin(smoke.site),
-            additional_headers={"Cookie": request.headers.get("Cookie", "")}, proxy=None, compression=None, max_size=None,
-            open_timeout=ANSWER_S, close_timeout=2, ssl=smoke.context if secure else None)
-
-    def run(self, code: str, timeout_s: float = CELL_S) -> str:
-        """Return what the code prints or is worth. Raises Failed where it raises."""
-        asked = uuid.uuid4().hex
-        header = {"msg_id": asked, "msg_type": "execute_request", "username": "", "session": self._session,
-                  "date": "2026-01-01T00:00:00Z", "version": "5.3"}
-        content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False,
-                   "stop_on_error": True}
-        self._socket.send(json.dumps({"header": header, "parent_header": {}, "metadata": {}, "content": content,
-                                      "channel": "shell", "buffers": []}))
-        said: list[str] = []
-        end = time.monotonic() + timeout_s
-        while True:
-            try:
-                message = json.loads(self._socket.recv(timeout=max(0.0, end - time.monotonic())))
-            except TimeoutError:
-                raise Failed(f"The kernel said nothing for {timeout_s:.0f} s.",
-                             "The box is very busy, or the kernel in the image does not start; look at the server's log."
-                             ) from None
-            if message.get("parent_header", {}).get("msg_id") != asked:
-                continue
-            match message["msg_type"]:
-                case "stream":
-                    said.append(message["content"]["text"])
-                case "execute_result":
-                    said.append(message["content"]["data"]["text/plain"])
-                case "error":
-                    raise Failed("The cell failed: {ename}: {evalue}".format(**message["content"]), "Look at the image.")
-                case "status" if message["content"]["execution_state"] == "idle":
-                    return "".join(said)
-
-    def close(self) -> None:
-        with contextlib.suppress(WebSocketException, OSError):
-            self._socket.close()
-
-
-_FILES = (".appliance-smoke-reserved", ".appliance-smoke-written")
-# What runs in the kernel. Each prints one line of JSON.
-_QUOTA_CODE = """\
-import errno, json, os
-def _fill(limit, steps):
-    folder = os.path.expanduser("~")
-    files, size, error = [], 0, ""
-    step = max(1 << 20, limit // steps)
-    try:
-        path = os.path.join(folder, ".appliance-smoke-reserved")
-        files.append(path)
-        with open(path, "wb") as file:
-            while size < limit + 2 * step:
-                os.posix_fallocate(file.fileno(), size, step)
-                size += step
-    except OSError as problem:
-        error = errno.errorcode.get(problem.errno, str(problem.errno))
-    try:
-        if error == "EDQUOT":
-            path = os.path.join(folder, ".appliance-smoke-written")
-            files.append(path)
-            error = ""
-            with open(path, "wb") as file:
-                for _ in range(-(-2 * step // (1 << 20))):
-                    file.write(os.urandom(1 << 20))
-                    file.flush()
-                    os.fsync(file.fileno())
-                    size += 1 << 20
-    except OSError as problem:
-        error = errno.errorcode.get(problem.errno, str(problem.errno))
-    finally:
-        for path in files:
-            try:
-                os.unlink(path)      # Btrfs refuses to truncate in a full home, and lets go of a whole file
-            except OSError:
-                pass
-    return {{"error": error, "bytes": size}}
-print(json.dumps(_fill({limit}, {steps})))
-"""
-_REACH_CODE = """\
-import json, socket
-from concurrent.futures import ThreadPoolExecutor
-def _reaches(way):
-    try:
-        socket.create_connection(tuple(way), timeout=2).close()
-        return True
-    except OSError:
-        return False
-_ways = json.loads('{ways}')
-with ThreadPoolExecutor() as _pool:
-    print(json.dumps(dict(zip(_ways, _pool.map(_reaches, _ways.values())))))
-"""
-
-
 # ------------------------------------------------------------------------------------------------------ small things --
 def _address(url: str) -> str:
     """Return "https://box.school/" with its base path. Raises BadInput."""
@@ -544,16 +425,6 @@ def _words(response: httpx.Response) -> str:
     """The words of a page, without its tags."""
     main = re.search(r"<main.*?>(.*)</main>", response.text, re.DOTALL)
     return " ".join(re.sub(r"<[^>]+>", " ", main[1] if main else response.text).split())[:300] or "no words"
-
-
-def _own_address() -> str:
-    """The address this machine reaches others from, "" if there is none; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return ""
 
 
 @contextlib.contextmanager

@@ -76,13 +76,17 @@ def group_of(name: str, *, systemd: bool) -> PurePosixPath:
     return PurePosixPath("/", *("-".join(parts[:depth]) + ".slice" for depth in range(1, len(parts) + 1)))
 
 
+def _mounts(root: Path) -> list[Mount]:
+    """Return the mounts of control groups; none where they cannot be seen from here."""
+    try:
+        return list(parse_mounts((root / "proc/self/mountinfo").read_text(), root))
+    except (OSError, ValueError):
+        return []
+
+
 def is_limited(group: PurePosixPath, root: Path = _ROOT) -> bool | None:
     """Say whether a group's memory has a limit; None if that cannot be seen from here."""
-    try:
-        mounts = list(parse_mounts((root / "proc/self/mountinfo").read_text(), root))
-    except (OSError, ValueError):
-        return None
-    for mount in mounts:
+    for mount in _mounts(root):
         v1 = "memory" in mount.controllers
         try:
             if v1:
@@ -96,11 +100,7 @@ def is_limited(group: PurePosixPath, root: Path = _ROOT) -> bool | None:
 
 def shared_memory(group: PurePosixPath, root: Path = _ROOT) -> tuple[int, int | None] | None:
     """Return what a group and all below it use and may use, in bytes; None if that cannot be seen from here."""
-    try:
-        mounts = list(parse_mounts((root / "proc/self/mountinfo").read_text(), root))
-    except (OSError, ValueError):
-        return None
-    for mount in mounts:
+    for mount in _mounts(root):
         v1 = "memory" in mount.controllers
         if not v1 and mount.controllers:
             continue

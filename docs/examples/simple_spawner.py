@@ -87,7 +87,8 @@ class SimpleSpawner(Spawner):
     def _end(self, server_id: str) -> None:
         folder = self._folder(server_id)
         pid = _number(folder / "pid")
-        for number, patience_s in ((signal.SIGTERM, self.stop_timeout), (signal.SIGKILL, 5)):
+        # Twice politely: the first time the shell may not have started its program yet, which then never hears of it.
+        for number, patience_s in ((signal.SIGTERM, 0.5), (signal.SIGTERM, self.stop_timeout), (signal.SIGKILL, 5)):
             if pid is not None and _is_ours(pid, folder):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(pid, number)

@@ -95,10 +95,10 @@ def test_unknown_name_costs_as_much_as_a_wrong_password() -> None:
 
     def quickest(name: str) -> float:
         def once() -> float:
-            begun = time.perf_counter()
+            begun = time.process_time()  # what it costs; how long that takes depends on what else the machine does
             with pytest.raises(LoginRefused):
                 sign_in(made, name, "a wrong password")
-            return time.perf_counter() - begun
+            return time.process_time() - begun
         return min(once() for _ in range(5))
 
     known, unknown = quickest("alice"), quickest("nobody")
