@@ -25,8 +25,8 @@ def check_kind_of_database(machine: Machine, plan: Plan) -> Iterator[Check]:
     if there[other] and not there[plan.database]:
         yield fail("database-kind", f"This box keeps its accounts in {_DATABASES[other]}, and is to use "
                    f"{_DATABASES[plan.database]}: they are not moved from one to the other.",
-                   f"Leave hub_database at {other}. Or begin anew, without the accounts: appliance uninstall (homes stay), then the "
-                   "playbook.")
+                   f"Leave hub_database at {other}. Or begin anew, without the accounts: appliance uninstall (homes stay), "
+                   "then the playbook.")
     elif there[plan.database]:
         yield ok("database-kind", f"The accounts are in {_DATABASES[plan.database]}.")
 
