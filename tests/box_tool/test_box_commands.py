@@ -201,7 +201,7 @@ def test_the_wrapper_is_the_one_the_playbook_installs_and_runs_the_current_relea
     release.mkdir()
     (release / "source").symlink_to(SOURCE)
     wrapper.write_text(shell.WRAPPER.replace("/opt/appliance/current", str(release))
-                       .replace("/usr/bin/python3", sys.executable))
+                       .replace("/usr/bin/python3", str(Path(sys.executable).resolve())))  # one that the package is not installed for
     wrapper.chmod(0o755)
     done = subprocess.run([wrapper, "--version"], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"{appliance.__version__}\n")
