@@ -200,8 +200,9 @@ def test_the_wrapper_is_the_one_the_playbook_installs_and_runs_the_current_relea
     release = tmp_path / "release"
     release.mkdir()
     (release / "source").symlink_to(SOURCE)
+    python = Path(sys.executable).resolve()   # the one below the venv, for which the package is not installed
     wrapper.write_text(shell.WRAPPER.replace("/opt/appliance/current", str(release))
-                       .replace("/usr/bin/python3", str(Path(sys.executable).resolve())))  # one that the package is not installed for
+                       .replace("/usr/bin/python3", str(python)))
     wrapper.chmod(0o755)
     done = subprocess.run([wrapper, "--version"], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"{appliance.__version__}\n")
