@@ -117,6 +117,8 @@ def test_the_defaults_are_right():
     ({"firewall_extra_ports": ["http"]}, ["firewall_extra_ports", "“http”", "53/udp"]),
     ({"docker_avoid_networks": ["campus"]}, ["docker_avoid_networks", "“campus”"]),
     ({"docker_extra_authorities": ["/no/such.crt"]}, ["docker_extra_authorities names /no/such.crt"]),
+    ({"appliance_users": [{"name": "ada"}], "appliance_users_file": __file__, "appliance_archive_missing_users": True},
+     ["each list would archive the other's"]),
 ])
 def test_what_is_wrong_is_said_in_a_sentence(variables, words):
     values = {**{name: value for name, value in all_defaults().items() if "{{" not in str(value)}, **variables}

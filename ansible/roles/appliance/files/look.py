@@ -121,7 +121,7 @@ def engine():
         info = {}
     there = {"installed": bool(shutil.which("dockerd")), "answers": bool(info.get("ServerVersion")),
              "version": info.get("ServerVersion", ""), "live_restore": bool(info.get("LiveRestoreEnabled")),
-             "root": info.get("DockerRootDir", ""), "containers": [], "students": 0,
+             "root": info.get("DockerRootDir", ""), "containers": [], "students": 0, "hub": False,
              "compose": run("docker", "compose", "version")[0] == 0}
     if there["answers"]:
         _, text = run("docker", "ps", "--all", "--format",
@@ -131,6 +131,7 @@ def engine():
             name, state, namespace, project = (row + "\t\t\t").split("\t")[:4]
             if namespace and state in ("running", "paused"):
                 there["students"] += 1
+            there["hub"] |= name == "appliance-hub" and state == "running"
             if not namespace and project != "appliance":
                 there["containers"].append(name)
     there["serves_others"] = bool(there["containers"])

@@ -65,7 +65,7 @@ def problems(values: Mapping[str, Any], specs: Mapping[str, Mapping[str, Any]] |
         else:
             said.append(_unknown(name, known))
     if not said:
-        said += [*_formats(values), *_missing(values), *_files(values)]
+        said += [*_formats(values), *_missing(values), *_files(values), *_lists(values)]
     return said
 
 
@@ -184,6 +184,14 @@ def _files(values: Mapping[str, Any]) -> list[str]:
     named += [("docker_extra_authorities", each) for each in values.get("docker_extra_authorities", [])]
     return [f"{name} names {path}, which is no file of the machine that Ansible runs on."
             for name, path in named if path and not Path(str(path)).is_file()]
+
+
+def _lists(values: Mapping[str, Any]) -> list[str]:
+    if not (values.get("appliance_users") and values.get("appliance_users_file")
+            and check_type_bool(values.get("appliance_archive_missing_users", False))):
+        return []
+    return ["Accounts are in appliance_users and in appliance_users_file, and appliance_archive_missing_users is on: each list "
+            "would archive the other's. Put everybody into one of them."]
 
 
 def _missing(values: Mapping[str, Any]) -> list[str]:
