@@ -34,7 +34,7 @@ html_sidebars = {"**": ["about.html", "navigation.html", "searchbox.html"]}
 html_theme_options = {
     "description": "Each student a container of their own",
     "fixed_sidebar": True,
-    "page_width": "68rem",
+    "page_width": "74rem",
     "sidebar_width": "15rem",
     "font_family": "system-ui, sans-serif",
     "head_font_family": "system-ui, sans-serif",
