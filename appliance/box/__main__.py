@@ -36,7 +36,7 @@ COMMANDS = {
     "stage": Command("release", "unpack a release beside the current one and make its images"),
     "pack": Command("release", "make a release file out of a folder of this program", root=False),
     "backup": Command("backup", "back up database, homes, configuration and secrets"),
-    "restore": Command("backup", "put a backup back, also on a new box"),
+    "restore": Command("restore", "put a backup back, also on a new box"),
     "support-bundle": Command("support", "collect what support needs into one file without secrets"),
     "offline-bundle": Command("offline", "collect what a box without the internet needs into one file", root=False),
     "uninstall": Command("uninstall", "take the box off this machine; homes stay unless told twice"),

@@ -346,6 +346,3 @@ def _show_list(paths: Paths, parsed: argparse.Namespace) -> int:
     if not found:
         say(f"There is no backup in {repository.shown} yet; make one with: appliance backup")
     return 0
-
-
-add_restore_arguments, run_restore = restore.add_restore_arguments, restore.run_restore
