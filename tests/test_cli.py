@@ -108,6 +108,17 @@ def test_command_runs_as_a_program(tmp_path: Path) -> None:
         "appliance: on the command line: c.JupyterHub.port must be a whole number from 1 to 65535, not 'abc'.\n")
 
 
+@pytest.mark.parametrize(("words", "status", "said"), [
+    (["--version"], 0, f"{__version__}\n"), (["--port=abc"], 1, ""), (["--help"], 0, "--help-all")])
+def test_command_ends_early_but_with_everything_said(tmp_path: Path, words: list[str], status: int, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from appliance.program import program; program()", *words], cwd=tmp_path, capture_output=True,
+        text=True, check=False, env={**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])})
+    assert done.returncode == status
+    assert said in done.stdout
+    assert ("must be a whole number" in done.stderr) == (status == 1)
+
+
 @pytest.mark.parametrize("argv", [["--nonsense"], ["nonsense"], ["user"], ["user", "add"], ["user", "add", "a", "b"],
                                   ["token"], ["--por=80"], ["--JupyterHub.port"], ["stop", "--port=1"]])
 def test_unknown_words_are_refused_in_one_sentence(run: Run, argv: list[str]) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.box import shell
-from appliance.box.paths import Paths
+from appliance.box.paths import Paths, read_env
 from appliance.box.shell import BoxError, Result
 
 # What compose adds for homes on Btrfs (one more capability for the Hub), where a release has it.
@@ -91,11 +91,13 @@ def up(paths: Paths, release: Path) -> None:
     """Let a release's containers run; only those that have to change are touched. Raises BoxError.
 
     One by one: a plain `up` makes Traefik anew whenever `prepare`, on which it depends, has another image (measured with
-    2.26), and every connection of everybody would be cut by each upgrade.
+    2.26), and every connection of everybody would be cut by each upgrade. Where Traefik runs and stays as it is, the Hub comes
+    first: it writes all that `prepare` does, which then is only made, and browsers wait for it alone.
     """
     what = f"Starting release {release.name}"
-    groups = [["postgres"]] if uses_postgres(paths) else []
-    for names in [*groups, ["prepare"], ["traefik", "holding", "hub"]]:
+    first = [["postgres"]] if uses_postgres(paths) else []
+    rest = [["hub"], ["traefik", "holding"]] if _traefik_stays(paths, release) else [["prepare"], ["traefik", "holding", "hub"]]
+    for names in [*first, *rest]:
         run(paths, "up", "--detach", "--no-deps", "--no-build", *names, release=release, timeout_s=600, what=what)
         name = names[0]
         if name == "postgres":
@@ -105,6 +107,15 @@ def up(paths: Paths, release: Path) -> None:
             if ended != "0":
                 raise BoxError(f"{what} failed: the container {paths.container(name)} could not prepare what Traefik reads.",
                                "Its last lines say why.", evidence=logs(paths, name))
+    if rest[0] == ["hub"]:
+        run(paths, "up", "--no-start", "--no-deps", "--no-build", "prepare", release=release, what=what)
+
+
+def _traefik_stays(paths: Paths, release: Path) -> bool:
+    """Say whether Traefik runs out of the release's image."""
+    wanted = read_env(release / "release.env").get("APPLIANCE_TRAEFIK_IMAGE")
+    found = inspect(paths, "traefik")
+    return found is not None and found.running and found.image == wanted
 
 
 def hub(paths: Paths, *words: str, release: Path | None = None, timeout_s: float = 300, check: bool = True,
