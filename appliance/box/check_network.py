@@ -1,13 +1,11 @@
-"""Checks of names, ports, networks and firewalls, and of where packages come from."""
+"""Checks of names, networks and firewalls."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from appliance.box.checks import Check, fail, ok, warn
@@ -15,103 +13,9 @@ from appliance.box.machine import Machine
 from appliance.box.plan import Plan
 from appliance.box.shell import read_json
 
-_LISTEN = "0A"  # of /proc/net/tcp
-_WEB_SERVERS = ("apache2", "nginx", "caddy", "lighttpd", "haproxy", "jupyterhub", "traefik")
 _HOST_NAME = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
                         re.IGNORECASE)
 _BRIDGE = "br-appliance"
-
-
-# ------------------------------------------------------------------------------------------------------------- ports --
-def check_ports(machine: Machine, plan: Plan) -> Iterator[Check]:
-    wanted = {"port-http": (plan.http_port, "web pages"), "port-hub": (plan.hub_port, "the Hub itself")}
-    wanted["port-holding"] = (plan.holding_port, "the page for a Hub that is away")
-    if plan.tls != "off":
-        wanted["port-https"] = (plan.https_port, "encrypted web pages")
-    numbers = [port for port, _ in wanted.values()]
-    if len(set(numbers)) < len(numbers):
-        yield fail("ports", f"Two of the box's ports are the same: {', '.join(map(str, numbers))}.",
-                   "Give each a number of its own.")
-    listening = _listening(machine)
-    for code, (port, what) in wanted.items():
-        inodes = listening.get(port)
-        if not inodes:
-            yield ok(code, f"Port {port} ({what}) is free.")
-            continue
-        pid, name = _process_with(machine, inodes)
-        owner = _container_of(machine, pid)
-        if owner is not None and owner in {str(each.get("Id")) for each in machine.own_containers.values()}:
-            yield ok(code, f"Port {port} ({what}) is this box's own.")
-        elif owner is not None and machine.engine is None:  # live-restore: containers outlive an engine that is down
-            yield warn(code, f"Port {port} ({what}) is used by a container, and Docker does not say by which one.",
-                       "Start Docker (systemctl start docker) and look again; this box's own is fine.")
-        elif name == "docker-proxy" or owner is not None:
-            container = _publisher(machine, port, owner)
-            yield fail(code, f"Port {port} ({what}) is used by the container {container or 'of somebody else'}.",
-                       f"Stop it (docker stop {container or 'NAME'}), or choose another port for the box.")
-        else:
-            who = f"the program {name} (process {pid})" if name else "a program that could not be named"
-            stop = f"systemctl disable --now {name}" if name in _WEB_SERVERS else f"stop it, for example: kill {pid or 'PID'}"
-            yield fail(code, f"Port {port} ({what}) is used by {who}.",
-                       f"If nobody needs it, {stop}; or choose another port for the box.")
-
-
-def _listening(machine: Machine) -> dict[int, set[str]]:
-    """The sockets' inodes by the TCP port they listen on."""
-    found: dict[int, set[str]] = {}
-    for file in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in machine.read(file).splitlines()[1:]:
-            words = line.split()
-            if len(words) > 9 and words[3] == _LISTEN:
-                found.setdefault(int(words[1].rpartition(":")[2], 16), set()).add(words[9])
-    return found
-
-
-def _process_with(machine: Machine, inodes: set[str]) -> tuple[str, str]:
-    """Return (pid, name) of a process that holds one of the sockets; empty where none can be seen."""
-    wanted = {f"socket:[{inode}]" for inode in inodes}
-    for process in sorted(machine.paths.at("/proc").glob("[0-9]*")):
-        try:
-            links = [os.readlink(each) for each in (process / "fd").iterdir()]
-        except OSError:
-            continue
-        if wanted & set(links):
-            return process.name, machine.read(f"/proc/{process.name}/comm").strip()
-    return "", ""
-
-
-def _container_of(machine: Machine, pid: str) -> str | None:
-    """Return the id of the container a process runs in."""
-    match = re.search(r"[0-9a-f]{64}", machine.read(f"/proc/{pid}/cgroup")) if pid else None
-    return match[0] if match else None
-
-
-def _publisher(machine: Machine, port: int, container_id: str | None) -> str:
-    rows = machine.run("docker", "ps", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Ports}}").stdout
-    for row in rows.splitlines():
-        found, _, rest = row.partition(" ")
-        name, _, ports = rest.partition(" ")
-        if found == container_id or f":{port}->" in ports:
-            return name
-    return ""
-
-
-def check_web_servers(machine: Machine) -> Iterator[Check]:
-    """One that does not run now but would at the next boot takes the port then."""
-    state = {}
-    for name in _WEB_SERVERS:
-        if machine.run("systemctl", "is-enabled", f"{name}.service").stdout.strip() == "enabled":
-            state[name] = machine.run("systemctl", "is-active", f"{name}.service").stdout.strip()
-    if machine.exists("/opt/tljh"):
-        yield warn("web-servers", "The Littlest JupyterHub is installed here. Both want the ports of web pages.",
-                   "Copy its homes away and remove it, or use another machine.")
-    elif state:
-        names = ", ".join(state)
-        yield warn("web-servers", f"Other web servers start at boot on this machine: {names}. If one wants the box's ports, "
-                   "whoever is first after a reboot gets them.",
-                   "If nobody needs them: systemctl disable --now " + " ".join(state))
-    else:
-        yield ok("web-servers", "No other web server starts at boot.")
 
 
 # ------------------------------------------------------------------------------------------------------------- names --
@@ -364,71 +268,3 @@ def _closed_input_chains(machine: Machine) -> list[str]:
                 and not str(chain["table"]).startswith("appliance")]
     rules = machine.run("iptables", "-S", "INPUT").stdout
     return ["iptables, chain INPUT"] if "-P INPUT DROP" in rules or "-P INPUT REJECT" in rules else []
-
-
-# ---------------------------------------------------------------------------------------------------------- packages --
-def check_authorities(machine: Machine) -> Iterator[Check]:
-    folder = machine.paths.at("/usr/local/share/ca-certificates")
-    extra = sorted(path.name for path in folder.rglob("*.crt")) if folder.is_dir() else []
-    proxies = sorted({f"{key}={_without_password(value)}" for key, value in os.environ.items()
-                      if key.lower() in ("http_proxy", "https_proxy") and value})
-    words = []
-    if extra:
-        words.append(f"This machine trusts {len(extra)} certificate authorities of its own ({', '.join(extra[:3])}"
-                     f"{' …' if len(extra) > 3 else ''}), as behind a proxy that reads TLS; images that are built here "
-                     "trust them too.")
-    if proxies:
-        words.append(f"A proxy is set ({', '.join(proxies)}).")
-    yield ok("authorities", " ".join(words) or "This machine has no certificate authority of its own and no proxy.")
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", url)
-
-
-def check_packages(machine: Machine, plan: Plan) -> Iterator[Check]:
-    broken = machine.run("dpkg", "--audit").stdout.strip()
-    if broken:
-        yield fail("dpkg", "An installation of packages was interrupted on this machine.",
-                   "Run: dpkg --configure -a && apt-get -f install")
-    if plan.offline:
-        yield ok("packages", "Packages come from the offline bundle; no network is needed.")
-        return
-    said = machine.run("apt-get", "--print-uris", "update").stdout
-    uris = list(dict.fromkeys(re.findall(r"'([a-z+]+:[^']*InRelease)'", said)))
-    if not uris:
-        yield fail("packages", "apt knows no source of packages.",
-                   "Enter the distribution's sources in /etc/apt/sources.list.d, or install from an offline bundle.")
-        return
-    dead, proxies = [], _apt_proxies(machine)
-    for uri in uris[:6]:
-        reason = _why_unreachable(machine, uri, proxies)
-        if reason:
-            dead.append(f"{uri.split('/dists/')[0]} ({reason})")
-    if not dead:
-        yield ok("packages", f"apt reaches its sources of packages ({len(uris)}).")
-    elif len(dead) == len(uris[:6]):
-        yield fail("packages", f"apt reaches none of its sources of packages: {'; '.join(dict.fromkeys(dead))}.",
-                   "Connect this machine to the internet or set apt's proxy; without internet install from an offline bundle "
-                   "(appliance offline-bundle).")
-    else:
-        yield warn("packages", f"apt does not reach some of its sources of packages: {'; '.join(dict.fromkeys(dead))}.",
-                   "Remove the dead ones from /etc/apt/sources.list.d, or apt-get update will fail.")
-
-
-def _apt_proxies(machine: Machine) -> dict[str, str] | None:
-    """Return apt's own proxies; None: those of the environment."""
-    said = machine.run("apt-config", "dump", "Acquire").stdout
-    found = dict(re.findall(r'Acquire::(https?)::Proxy "([^"]+)"', said, re.IGNORECASE))
-    return {key.lower(): value for key, value in found.items()} or None
-
-
-def _why_unreachable(machine: Machine, uri: str, proxies: dict[str, str] | None) -> str:
-    scheme, _, rest = uri.partition(":")
-    if scheme in ("file", "copy"):
-        folder = Path("/" + rest.lstrip("/").split("/dists/")[0])
-        return "" if machine.exists(folder) else "no such folder"
-    if scheme not in ("http", "https"):
-        return ""  # cdrom, mirror+file: apt knows
-    status, reason = machine.fetch(uri, 8.0, proxies)
-    return "" if 0 < status < 500 and status != 407 else reason[:120] if not status else f"it answered {status}"

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from appliance.box import check_docker, check_homes, check_network, check_system, checks, shell
+from appliance.box import check_docker, check_homes, check_network, check_packages, check_ports, check_system, checks, shell
 from appliance.box.checks import Check
 from appliance.box.machine import Machine
 from appliance.box.paths import Paths
@@ -59,14 +59,14 @@ def the_checks(machine: Machine, plan: Plan, *, installed: bool) -> list[Callabl
         partial(check_docker.check_engine, machine, plan),
         partial(check_docker.check_other_containers, machine),
         partial(check_docker.check_daemon_json, machine),
-        partial(check_network.check_ports, machine, plan),
-        partial(check_network.check_web_servers, machine),
+        partial(check_ports.check_ports, machine, plan),
+        partial(check_ports.check_web_servers, machine),
         partial(check_network.check_name, machine, plan),
         partial(check_network.check_ipv6, machine),
         partial(check_network.check_subnet, machine, plan),
         partial(check_network.check_firewall, machine, plan),
-        partial(check_network.check_authorities, machine),
-        partial(check_network.check_packages, machine, plan),
+        partial(check_packages.check_authorities, machine),
+        partial(check_packages.check_packages, machine, plan),
         partial(check_homes.check_certificate_files, machine, plan),
         partial(check_homes.check_users_file, machine, plan),
     ]

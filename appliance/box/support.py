@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance import __version__
-from appliance.box import check_network, checks, doctor, preflight, shell
+from appliance.box import check_ports, checks, doctor, preflight, shell
 from appliance.box.machine import Machine
 from appliance.box.paths import Paths
 from appliance.box.plan import literals, plan_of_box
@@ -266,7 +266,7 @@ def _logs(machine: Machine, _: Redactor) -> Iterator[tuple[str, Any]]:
 def _checks(machine: Machine, _: Redactor) -> Iterator[tuple[str, Any]]:
     plan = plan_of_box(machine.paths)
     yield "doctor.json", checks.report(doctor.check(machine, plan))
-    ports = checks.run_all([lambda: check_network.check_ports(machine, plan)])
+    ports = checks.run_all([lambda: check_ports.check_ports(machine, plan)])
     yield "ports.json", checks.report(ports, facts=preflight.facts(machine, plan))
 
 

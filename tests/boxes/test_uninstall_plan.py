@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from appliance.box import shell, uninstall
+from appliance.box import removal, shell, uninstall
+from appliance.box.found import Container, Found, look
 from appliance.box.paths import Paths
 from appliance.box.shell import BoxError
-from appliance.box.uninstall import Container, Found
 
 pytestmark = pytest.mark.unit
 
@@ -44,7 +44,7 @@ def parsed(*words: str) -> argparse.Namespace:
 
 
 def do(paths: Paths, found: Found | None = None, **options: bool) -> uninstall.Plan:
-    made = uninstall.plan(paths, found or uninstall.look(paths), **options)
+    made = uninstall.plan(paths, found or look(paths), **options)
     for step in made.steps:
         step.do()
     return made
@@ -161,7 +161,7 @@ def test_a_step_that_fails_does_not_keep_the_others(paths: Paths, monkeypatch: p
     def refuse(place: Path, **_: object) -> None:
         raise OSError("busy")
 
-    monkeypatch.setattr(uninstall, "_remove_tree", refuse)
+    monkeypatch.setattr(removal, "remove_tree", refuse)
     with pytest.raises(BoxError, match="1 of"):
         uninstall.run(paths, parsed("--yes"))
     assert not paths.opt.exists()
