@@ -61,11 +61,13 @@ def table(command: str, lines: list[str], output: str) -> list[str]:
 def main() -> None:
     parser = arguments(__doc__, pairs=None)
     parser.add_argument("--output", type=Path, help="the page to write (default: print it)")
+    parser.add_argument("--box", type=int, default=0, metavar="RUNS",
+                        help="also make so many whole boxes, ten minutes or more each: bench/box.py")
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="run these only, like click_to_lab")
     args = parser.parse_args()
     facts = machine_facts()
     rows, outputs = [], []
-    for command in BENCHES:
+    for command in (*BENCHES, *([f"box.py --runs {args.box}"] if args.box else [])):
         name = command.partition(".py")[0]
         if (args.only and name not in args.only) or not (HERE / f"{name}.py").exists():
             continue
