@@ -157,15 +157,25 @@ table inet appliance-test-watch {
 def lead_nowhere(box: FreshBox) -> None:
     """Give the box a router that drops everything for the internet, as in a school without a line; what is tried is noted."""
     box.run("ip route add default via 10.213.0.1")
+    nft(box, "-f", "-", stdin=WATCH)
+    box.run("python3 -c 'import socket; socket.create_connection((\"198.51.100.7\", 443), 0.2)'", check=False)
+    assert "198.51.100.7" in str(tried(box))
+    nft(box, "flush", "set", "inet", "appliance-test-watch", "tried")
+
+
+def tried(box: FreshBox) -> list[object]:
+    """Return where on the internet the box or a container of it wanted to."""
+    listed = nft(box, "-j", "list", "set", "inet", "appliance-test-watch", "tried")
+    found = next(each["set"] for each in json.loads(listed)["nftables"] if "set" in each)
+    return list(found.get("elem", []))
+
+
+def nft(box: FreshBox, *words: str, stdin: str = "") -> str:
+    """Run the test machine's nft on the box's network; the box has none yet."""
     process = subprocess.run(["docker", "inspect", "--format", "{{.State.Pid}}", box.name], check=True, text=True,
                              stdout=subprocess.PIPE).stdout.strip()
-    subprocess.run(["nsenter", "--target", process, "--net", "nft", "-f", "-"], input=WATCH, text=True, check=True)
-
-
-def tried(box: FreshBox) -> list[str]:
-    listed = box.run("nft -j list set inet appliance-test-watch tried")
-    found = next(each["set"] for each in json.loads(listed)["nftables"] if "set" in each)
-    return [str(each) for each in found.get("elem", [])]
+    return subprocess.run(["nsenter", "--target", process, "--net", "nft", *words], check=True, text=True, input=stdin,
+                          stdout=subprocess.PIPE).stdout
 
 
 @pytest.fixture(scope="module")
