@@ -13,7 +13,8 @@ import sys
 
 ASKED_FOR = (
     "apparmor", "btrfs-progs", "ca-certificates", "containerd.io", "docker-buildx", "docker-ce", "docker-cli", "docker-compose",
-    "docker-compose-plugin", "docker-compose-v2", "docker.io", "e2fsprogs", "nftables", "python3-apt",
+    "docker-compose-plugin", "docker-compose-v2", "docker.io", "e2fsprogs", "nftables", "prometheus",
+    "prometheus-node-exporter", "python3-apt", "restic",
 )
 os.environ["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 os.environ["LC_ALL"] = "C.UTF-8"
