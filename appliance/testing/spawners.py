@@ -400,10 +400,6 @@ class SpawnerContract:
     async def test_watch_tells_of_a_start_and_of_an_end(self, spawner: Any, spec: ServerSpec) -> None:
         seen: list[str] = []
 
-        async def look() -> None:
-            async for server_id in spawner.watch():
-                seen.append(server_id)
-
         async def has_seen() -> bool:
             return spec.server_id in seen
 
@@ -411,7 +407,7 @@ class SpawnerContract:
             return "" in seen
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(look)
+            tasks.start_soon(_look, spawner, seen)
             await self.eventually(is_connected)
             await anyio.sleep(0.3)
             await spawner.start(spec)
@@ -428,15 +424,11 @@ class SpawnerContract:
         await spawner.start(spec)
         seen: list[str] = []
 
-        async def look() -> None:
-            async for server_id in spawner.watch():
-                seen.append(server_id)
-
         async def has_seen() -> bool:
             return spec.server_id in seen
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(look)
+            tasks.start_soon(_look, spawner, seen)
             await anyio.sleep(0.5)
             seen.clear()
             await self.kill(spawner, spec.server_id)
@@ -457,6 +449,11 @@ class SpawnerContract:
     async def test_no_two_servers_get_one_address(self, spawner: Any) -> None:
         addresses = list(spawner.addresses())
         assert len(addresses) == len(set(addresses))
+
+
+async def _look(spawner: Any, seen: list[str]) -> None:
+    async for server_id in spawner.watch():
+        seen.append(server_id)
 
 
 def _status(url: str) -> int | None:

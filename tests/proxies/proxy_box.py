@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from appliance.domain.route import Route
 from appliance.proxies.traefik import TraefikProxy
-from appliance.testing.proxies import Reply, Request, TinyServer
+from appliance.testing.proxies import HUB, ProxyContract, Reply, Request, TinyServer
 
 HUB_SECRET = "hub-secret-4711"
 
@@ -116,3 +118,22 @@ async def make_box(state_dir: Path) -> AsyncIterator[Box]:
         finally:
             for proxy in (box.proxy, *box.older):
                 await proxy.stop()  # the older ones reap what was their child
+
+
+class TraefikContract(ProxyContract):
+    """The contract, asked of the fixture `box`'s Traefik over HTTP."""
+
+    @pytest.fixture
+    def servers(self, box: Box) -> tuple[str, str]:
+        return box.one.url, box.two.url
+
+    @pytest.fixture
+    async def proxy(self, box: Box) -> TraefikProxy:
+        self.box = box
+        await box.serve()
+        return box.proxy
+
+    async def destination(self, proxy: TraefikProxy, path: str, cookie: str = "", origin: str = "") -> str:
+        headers = [f"Cookie: {cookie}"] * bool(cookie) + [f"Origin: {origin}"] * bool(origin)
+        answer = await self.box.ask(path, *headers)
+        return {"hub": HUB, "one": self.box.one.url, "two": self.box.two.url}[answer.served_by]

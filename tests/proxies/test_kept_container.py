@@ -21,14 +21,14 @@ from typing import Any
 import docker
 import docker.errors
 import pytest
-from proxy_box import Box, answer_as_hub, ask, free_port, make_proxy
+from proxy_box import Box, TraefikContract, answer_as_hub, ask, free_port, make_proxy
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
 from appliance.errors import Misconfigured, ProxyDown
 from appliance.proxies.traefik import TraefikProxy
 from appliance.spawners.docker_control import DockerContainer
-from appliance.testing.proxies import HUB, ProxyContract, TinyServer, cookie_of, make_route
+from appliance.testing.proxies import TinyServer, cookie_of, make_route
 
 pytestmark = [pytest.mark.engine, pytest.mark.anyio]
 USER = 65532
@@ -132,21 +132,8 @@ async def seconds_until_served(box: Box, cookie: str, limit_s: float = 15.0) -> 
             await asyncio.sleep(0.02)
 
 
-class TestTraefikInAContainer(ProxyContract):
-    @pytest.fixture
-    def servers(self, box: KeptBox) -> tuple[str, str]:
-        return box.one.url, box.two.url
-
-    @pytest.fixture
-    async def proxy(self, box: KeptBox) -> TraefikProxy:
-        self.box = box
-        await box.serve()
-        return box.proxy
-
-    async def destination(self, proxy: TraefikProxy, path: str, cookie: str = "", origin: str = "") -> str:
-        headers = [f"Cookie: {cookie}"] * bool(cookie) + [f"Origin: {origin}"] * bool(origin)
-        answer = await self.box.ask(path, *headers)
-        return {"hub": HUB, "one": self.box.one.url, "two": self.box.two.url}[answer.served_by]
+class TestTraefikInAContainer(TraefikContract):
+    """As a container that Compose keeps."""
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from proxy_box import Box
+from proxy_box import TraefikContract
 
-from appliance.proxies.traefik import TraefikProxy
-from appliance.testing.proxies import HUB, FakeProxy, ProxyContract
+from appliance.testing.proxies import FakeProxy, ProxyContract
 
 
 @pytest.mark.unit
@@ -22,18 +21,5 @@ class TestFakeProxy(ProxyContract):
 
 
 @pytest.mark.engine
-class TestTraefikProxy(ProxyContract):
-    @pytest.fixture
-    def servers(self, box: Box) -> tuple[str, str]:
-        return box.one.url, box.two.url
-
-    @pytest.fixture
-    async def proxy(self, box: Box) -> TraefikProxy:
-        self.box = box
-        await box.serve()
-        return box.proxy
-
-    async def destination(self, proxy: TraefikProxy, path: str, cookie: str = "", origin: str = "") -> str:
-        headers = [f"Cookie: {cookie}"] * bool(cookie) + [f"Origin: {origin}"] * bool(origin)
-        answer = await self.box.ask(path, *headers)
-        return {"hub": HUB, "one": self.box.one.url, "two": self.box.two.url}[answer.served_by]
+class TestTraefikProxy(TraefikContract):
+    """As a process of the Hub's."""
