@@ -685,19 +685,21 @@ def _run_finish(paths: Paths) -> int:
     if by != PROGRAM and paths.root == Paths().root and (by / "appliance/box/switch.py").exists():
         _become(by, "switch", "--finish")
     with undisturbed(), release.alone(paths):
-        done = [said for said in (Switch(paths).repair(), _end_restore(paths)) if said]
+        done = [said for said in (Switch(paths).repair(), _repair_restore(paths)) if said]
     say(" ".join(done) or "Nothing was interrupted.")
     return 0
 
 
-def _end_restore(paths: Paths) -> str:
+def _end_restore(paths: Paths) -> None:
     """A restore that was interrupted comes before anything else."""
+    if said := _repair_restore(paths):
+        step(said)
+
+
+def _repair_restore(paths: Paths) -> str:
     from appliance.box import restore  # which builds on this module
 
-    said = restore.repair(paths)
-    if said:
-        step(said)
-    return said
+    return restore.repair(paths)
 
 
 def run_rollback(paths: Paths, parsed: argparse.Namespace) -> int:
