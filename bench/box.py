@@ -93,7 +93,7 @@ def one_box(suite: str) -> Figures:
     with FreshBox(suite) as box:
         box.clone()
         output = play(box, figures, "first run")
-        for part, seconds in re.findall(r"- '?(\w+) +(\d+\.\d+) s", output.partition("Show the parts")[2]):
+        for part, seconds in re.findall(r"- [\"']?([\w -]+?) +(\d+\.\d+) s", output.partition("Show the parts")[2]):
             figures[f"first run, smoke test: {part}"] = float(seconds)
         again = play(box, figures, "second run")
         figures["second run, changes"] = float(re.search(r"changed=(\d+)", again)[1])  # type: ignore[index]
