@@ -58,7 +58,8 @@ def everything_on(box: FreshBox) -> list[str]:
         "-printf 'file %p\\n'; "
         "find /var/lib /var/log /run -xdev -maxdepth 2 -path '*appliance*' -printf 'file %p\\n'; "
         "nft list tables 2>/dev/null || true; cut -d: -f1 /etc/passwd | sed 's/^/user /'; "
-        "findmnt -rnt btrfs -o TARGET | sed 's/^/mount /'; ip -br link | awk '{print \"link \" $1}' | grep -v eth0").splitlines()
+        "findmnt -rnt btrfs -o TARGET | sed 's/^/mount /'; "
+        "ip -br link | awk '{print \"link \" $1}' | grep -v eth0").splitlines()
 
 
 # -- before ------------------------------------------------------------------------------------------------------------
@@ -81,7 +82,7 @@ def test_bad_input_is_a_sentence_before_anything_is_changed(box: FreshBox, bare:
     play_inside(box, VARIABLES | {"storage_hoems": "loop"}, ok=False)
     before = everything_on(box)
     if meanwhile:
-        box.start(f"echo $$ >/tmp/meanwhile.pid; exec {meanwhile}", "/tmp/meanwhile.log")
+        box.start(f"echo $BASHPID >/tmp/meanwhile.pid; exec {meanwhile}", "/tmp/meanwhile.log")
         time.sleep(0.5)
     try:
         played = play_inside(box, VARIABLES | variables, ok=False)
