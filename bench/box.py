@@ -36,7 +36,9 @@ def play(box: FreshBox, figures: Figures, prefix: str) -> str:
     began = since = time.monotonic()
     role, said, slow = "bootstrap", [], {}
     with subprocess.Popen(
-            ["docker", "exec", box.name, "bash", "-c", f"cd {CLONE} && exec ./bootstrap box -- -e @/root/box.json"],
+            # else Ansible names a task when it has ended
+            ["docker", "exec", "--env", "ANSIBLE_DISPLAY_SKIPPED_HOSTS=1",
+             box.name, "bash", "-c", f"cd {CLONE} && exec ./bootstrap box -- -e @/root/box.json"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         task = ""
         for text in process.stdout or ():

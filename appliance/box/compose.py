@@ -96,7 +96,8 @@ def up(paths: Paths, release: Path) -> None:
     """
     what = f"Starting release {release.name}"
     first = [["postgres"]] if uses_postgres(paths) else []
-    rest = [["hub"], ["traefik", "holding"]] if _traefik_stays(paths, release) else [["prepare"], ["traefik", "holding", "hub"]]
+    stays = _traefik_stays(paths, release)
+    rest = [["hub"], ["traefik", "holding"]] if stays else [["prepare"], ["traefik"], ["hub", "holding"]]
     for names in [*first, *rest]:
         run(paths, "up", "--detach", "--no-deps", "--no-build", *names, release=release, timeout_s=600, what=what)
         name = names[0]
@@ -107,7 +108,7 @@ def up(paths: Paths, release: Path) -> None:
             if ended != "0":
                 raise BoxError(f"{what} failed: the container {paths.container(name)} could not prepare what Traefik reads.",
                                "Its last lines say why.", evidence=logs(paths, name))
-    if rest[0] == ["hub"]:
+    if stays:
         run(paths, "up", "--no-start", "--no-deps", "--no-build", "prepare", release=release, what=what)
 
 

@@ -20,7 +20,7 @@ from appliance.errors import ApplianceError, NotFound
 from appliance.ports import KeptContainer
 from appliance.proxies.machine import give_to_group, write_private
 
-_GRACE_S = 5        # Traefik's own graceTimeOut is 3 s
+_GRACE_S = 5        # Traefik's own graceTimeOut is 0.5 s
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,8 @@ def static_config(edge: Edge) -> Config:
             "encodedCharacters": {"allowEncodedNullCharacter": False},
         },
         # a read timeout covers the whole body and would cut long uploads
-        "transport": {"respondingTimeouts": {"readTimeout": "0s"}, "lifeCycle": {"graceTimeOut": "3s"}},
+        # meanwhile nobody new is let in, and an open websocket never ends by itself
+        "transport": {"respondingTimeouts": {"readTimeout": "0s"}, "lifeCycle": {"graceTimeOut": "500ms"}},
     }
     api = {"address": f"127.0.0.1:{edge.api_port}", "http": {"aliasHeadersStrategy": "delete"}}
     entry_points: Config = {"web": web, "api": api}

@@ -49,7 +49,7 @@ def test_where_traefik_stays_the_hub_waits_for_nothing(
 def test_a_traefik_that_starts_finds_everything_written(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: list[str], traefik: Container | None) -> None:
     up(tmp_path, monkeypatch, traefik)
-    assert calls == ["up --detach prepare", "up --detach traefik holding hub"]
+    assert calls == ["up --detach prepare", "up --detach traefik", "up --detach hub holding"]
 
 
 def test_nothing_is_started_after_a_preparation_that_failed(
