@@ -95,15 +95,15 @@ def bring_images(box: FreshBox) -> str:
     release = box.run(f"cd {CLONE} && python3 -B -m appliance.box pack --id {CLONE}").strip()
     names = [f"appliance/{name}" for name in box.run(f"cd {CLONE}/images && dirname */Dockerfile").split()
              if name not in ("hello", "postgres")]
-    for name in names:
-        subprocess.run(["docker", "tag", f"{name}:latest", f"{name}:{release}"], check=True)
     try:
+        for name in names:
+            subprocess.run(["docker", "tag", f"{name}:latest", f"{name}:{release}"], check=True)
         with subprocess.Popen(["docker", "save", *(f"{name}:{release}" for name in names)], stdout=subprocess.PIPE) as save:
             subprocess.run(["docker", "exec", "--interactive", box.name, "sh", "-c", "cat >/root/images.tar"], check=True,
                            stdin=save.stdout)
     finally:
-        subprocess.run(["docker", "image", "rm", *(f"{name}:{release}" for name in names)], check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(["docker", "image", "rm", *(f"{name}:{release}" for name in names)], check=False,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return "/root/images.tar"
 
 
