@@ -103,7 +103,7 @@ def test_an_interrupted_run_is_completed_by_the_next(box: FreshBox) -> None:
     wait_for("the playbook to build images", lambda: re.search("TASK .images|ended with", box.read(log)), 300)
     assert "ended with" not in box.read(log), box.read(log)[-4000:]
     time.sleep(5)
-    box.run("pkill -9 -f ansible-playbook; pkill -9 -f appliance.box; sleep 1; pkill -9 -f images/build; true")
+    box.run("pkill -9 -f '[a]nsible-playbook'; pkill -9 -f '[a]ppliance.box'; sleep 1; pkill -9 -f '[i]mages/build'; true")
     played = play_inside(box, VARIABLES)
     print(played)
     assert VARIABLES["appliance_admin_password"] not in played.output  # type: ignore[operator]
