@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,6 +128,16 @@ def test_it_may_nothing_and_listens_to_this_machine_alone(box: ComposeBox, stude
     listens = [line.split()[1:4] for line in lines]
     ours = [local for local, _, state in listens if state == "0A" and local.endswith(f":{port:04X}")]
     assert ours == [f"0100007F:{port:04X}"]
+
+
+@pytest.mark.engine
+def test_it_ends_when_the_machine_does(box: ComposeBox) -> None:
+    """Systemd sends SIGTERM to whatever is left, and waits a minute and a half for it."""
+    before, began = box.pid("holding"), time.monotonic()
+    os.kill(before, signal.SIGTERM)
+    wait_for("its end", lambda: not Path(f"/proc/{before}").exists(), 5)
+    assert time.monotonic() - began < 2
+    wait_for("the next", lambda: box.pid("holding") not in (0, before), 20)
 
 
 @pytest.mark.engine
