@@ -14,7 +14,7 @@ from fresh_box import ensure_bare_image
 CLONE = Path(__file__).parents[2]
 AUTHORITIES = "/usr/local/share/ca-certificates"
 PASSWORD = "three words suffice"
-pytestmark = pytest.mark.bare
+pytestmark = pytest.mark.long
 
 
 def run(*words, stdin=None, timeout_s=120, **options):

@@ -16,7 +16,7 @@ from appliance.box.release import Release
 from appliance.box.shell import BoxError
 from appliance.store.database import HEAD
 
-pytestmark = pytest.mark.engine
+pytestmark = pytest.mark.long
 
 PASSWORD = "o'clock / and %20"
 MIGRATION = """

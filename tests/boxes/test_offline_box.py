@@ -21,7 +21,7 @@ from fresh_box import CLONE, FreshBox
 from played import VARIABLES, play_inside
 from student import Student
 
-pytestmark = pytest.mark.box
+pytestmark = pytest.mark.long
 
 OWN_PASSWORD = "chosen by its owner 1"
 WRITTEN = "what alice wrote before the fire"

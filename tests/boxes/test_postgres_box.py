@@ -25,7 +25,7 @@ from student import Student
 from appliance.box import release
 from appliance.box.paths import Paths
 
-pytestmark = pytest.mark.box
+pytestmark = pytest.mark.long
 
 DATA = "/var/lib/appliance"
 OWN_PASSWORD = "chosen by its owner 1"

@@ -14,7 +14,7 @@ import pytest
 from fresh_box import REPOSITORY, FreshBox
 from played import Played, play_over_ssh
 
-pytestmark = pytest.mark.box
+pytestmark = pytest.mark.long
 
 SUITES = ["bookworm", "trixie", *(["noble"] if os.environ.get("APPLIANCE_TEST_NOBLE") else [])]
 HOMES = "/var/lib/appliance/homes"
