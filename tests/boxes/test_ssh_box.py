@@ -60,7 +60,7 @@ class Place:
 
     def play(self, *words: str, ok: bool = True, **changes: Any) -> Played:
         played = play_over_ssh(self.box, self.variables | changes, self.folder, *words, ok=ok, tree=self.release.tree)
-        print(f"{self.box.suite}: {' '.join(words)} {changes or ''} {played.seconds:.0f} s, changed={played.changed}")
+        print(f"{self.box.suite}: {' '.join([*words, *changes])}: {played.seconds:.0f} s, changed={played.changed}")
         return played
 
     @property
@@ -138,7 +138,8 @@ def place(request: pytest.FixtureRequest, packed: Release, tmp_path_factory: pyt
         box.run("systemctl restart docker")
         box.load_images(["appliance/hello:latest"])
         box.run("docker tag appliance/hello:latest school/site:1 && docker rmi appliance/hello:latest && "
-                "docker network create school && docker run --detach --restart always --name school --network school school/site:1")
+                "docker network create school && "
+                "docker run --detach --restart always --name school --network school school/site:1")
         place = Place(box, packed, tmp_path_factory.mktemp("controller"))
         place.variables = {**VARIABLES, "images_source": "load", "images_archive": str(packed.archive),
                                        "hub_password_sheet": str(place.sheet)}
