@@ -235,12 +235,18 @@ def test_after_a_reboot_everything_is_back(box: FreshBox, alice: AtWork) -> None
     hub = time.monotonic() - began
     with student_of(box, "alice") as again:
         again.sign_in()
-        again.wait_ready(120)
+        # until the Hub has looked around, the server's own address says that it waits
+        wait_for("alice's server", lambda: again.state()[0] == "ready" and entered(again), 120)
         server = time.monotonic() - began
         assert again.read("kept.txt") == "before the reboot"
     print(f"Reboot {took:.1f} s; then the Hub after {hub:.1f} s, alice's server after {server:.1f} s.")
     report = json.loads(box.run("appliance doctor --json"))
     assert [check for check in report["checks"] if check["status"] == "fail"] == []
+
+
+def entered(student: Student) -> bool:
+    student.get(f"/hub/enter?next={student.prefix}", follow=False)
+    return student.api("GET", "status").status_code == 200
 
 
 def test_uninstall_leaves_nothing_but_what_it_says(box: FreshBox, bare: frozenset[str]) -> None:
