@@ -139,8 +139,8 @@ def place(request: pytest.FixtureRequest, packed: Release, tmp_path_factory: pyt
         box.load_images(["appliance/hello:latest"])
         # an image that has nothing of ours but a web server
         box.run("made=$(docker create appliance/hello:latest) && docker export $made | docker import --change "
-                "'CMD [\"/busybox\", \"httpd\", \"-f\", \"-p\", \"8080\", \"-h\", \"/www\"]' - school/site:1 && docker rm $made && "
-                "docker rmi appliance/hello:latest && docker network create school && "
+                "'CMD [\"/busybox\", \"httpd\", \"-f\", \"-p\", \"8080\", \"-h\", \"/www\"]' - school/site:1 && "
+                "docker rm $made && docker rmi appliance/hello:latest && docker network create school && "
                 "docker run --detach --restart always --name school --network school school/site:1")
         place = Place(box, packed, tmp_path_factory.mktemp("controller"))
         place.variables = {**VARIABLES, "images_source": "load", "images_archive": str(packed.archive),
