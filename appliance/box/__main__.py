@@ -30,9 +30,9 @@ class Command:
 COMMANDS = {
     "preflight": Command("preflight", "check a machine before anything is changed on it", root=False),
     "doctor": Command("doctor", "check the whole box, and say what to do", root=False),
-    "upgrade": Command("switch", "put a new release in place; back to the old one by itself if it fails"),
-    "rollback": Command("switch", "go back to the release before"),
-    "switch": Command("switch", "take over a changed configuration, or make a staged release the current one"),
+    "upgrade": Command("switchcommands", "put a new release in place; back to the old one by itself if it fails"),
+    "rollback": Command("switchcommands", "go back to the release before"),
+    "switch": Command("switchcommands", "take over a changed configuration, or make a staged release the current one"),
     "stage": Command("release", "unpack a release beside the current one and make its images"),
     "pack": Command("release", "make a release file out of a folder of this program", root=False),
     "backup": Command("backup", "back up database, homes, configuration and secrets"),

@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from appliance.box import backup, compose, release, restic, shell, snapshot, switch
+from appliance.box import backup, compose, release, restic, shell, snapshot, switch, switchsteps
 from appliance.box.paths import Paths
 from appliance.box.release import Release
 from appliance.box.restic import Repository
@@ -184,7 +184,7 @@ def _put_back(paths: Paths, note: Note, current: Release) -> list[str]:
 
 
 def _do_put_back(paths: Paths, note: Note, current: Release) -> list[str]:
-    machine = switch.Machine(paths)
+    machine = switchsteps.Machine(paths)
     said = []
     if note.step == "fetched":
         step("Ending the Hub and the servers …")
@@ -211,7 +211,7 @@ def _do_put_back(paths: Paths, note: Note, current: Release) -> list[str]:
     return said
 
 
-def _exchange(paths: Paths, note: Note, machine: switch.Machine) -> list[str]:
+def _exchange(paths: Paths, note: Note, machine: switchsteps.Machine) -> list[str]:
     staging = paths.data / INCOMING / note.made["staging"].lstrip("/")
     if note.made["database_file"] is not None:
         machine.put_database_back(note.where, staging / "database")
@@ -401,9 +401,9 @@ def run_restore(paths: Paths, parsed: argparse.Namespace) -> int:
             said = [restore_home(paths, repository, found, parsed.only)]
         else:
             made = about(repository, found)
-            switch.ask(f"Put back the backup {found['short_id']} of {when(found)} ({len(made['homes'])} homes)? All servers "
+            shell.ask(f"Put back the backup {found['short_id']} of {when(found)} ({len(made['homes'])} homes)? All servers "
                        "are ended, everybody has to sign in again, and what was done since is put aside.", parsed.yes)
-            with switch.undisturbed(), release.alone(paths):
+            with shell.undisturbed(), release.alone(paths):
                 for sentence in (switch.Switch(paths).repair(), repair(paths)):
                     if sentence:
                         step(sentence)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,3 +175,31 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def ask(question: str, yes: bool) -> None:
+    """Raises BoxError unless somebody says yes."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise BoxError("This needs a yes.", "Add --yes where nobody can be asked.")
+    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        raise BoxError("Nothing was changed.", "Nothing was changed.")
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """A lost connection does not end a switch; SIGTERM ends it as Ctrl-C does, and it goes back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

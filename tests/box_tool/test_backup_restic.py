@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from loop_disk import loop_disk
 
-from appliance.box import backup, compose, release, restic, restore, shell, snapshot, switch
+from appliance.box import backup, compose, release, restic, restore, shell, snapshot, switchsteps
 from appliance.box.__main__ import main
 from appliance.box.paths import Paths
 from appliance.box.shell import BoxError
@@ -78,8 +78,8 @@ def box(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(compose, "inspect", lambda paths, service: None)
     monkeypatch.setattr(restore, "_end_servers", lambda paths: made.calls.append("servers"))
     for name in ("stop_hub", "clear", "prepare", "migrate", "up", "wait", "check"):
-        monkeypatch.setattr(switch.Machine, name, lambda self, *_, name=name: made.calls.append(name))
-    monkeypatch.setattr(switch.Machine, "facts", lambda self, target: made.facts)
+        monkeypatch.setattr(switchsteps.Machine, name, lambda self, *_, name=name: made.calls.append(name))
+    monkeypatch.setattr(switchsteps.Machine, "facts", lambda self, target: made.facts)
     database = Database(str(made.paths.database))
     database.ensure_current()
     database.close()
@@ -188,11 +188,11 @@ class Killed(BaseException):
 # Each takes seconds, because restic takes its time with a password: these are the moments that differ.
 KILLED = {
     "fetching homes": (restore, "_fetch_homes", 1),
-    "before the database": (switch.Machine, "put_database_back", 1),
+    "before the database": (switchsteps.Machine, "put_database_back", 1),
     "before the homes": (restore, "_put_homes", 1),
     "with homes on their way out": (Path, "rename", 2),
     "with homes on their way in": (Path, "rename", 5),
-    "when the Hub runs": (switch.Machine, "wait", 1),
+    "when the Hub runs": (switchsteps.Machine, "wait", 1),
 }
 
 

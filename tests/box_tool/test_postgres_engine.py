@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from real_box import Real, docker, real_box, tree
 
-from appliance.box import backup, compose, release, restore, shell, snapshot, switch
+from appliance.box import backup, compose, release, restore, shell, snapshot, switch, switchsteps
 from appliance.box.__main__ import main
 from appliance.box.release import Release
 from appliance.box.shell import BoxError
@@ -39,7 +39,7 @@ class Killed(BaseException):
     """The power went."""
 
 
-class Fails(switch.Machine):
+class Fails(switchsteps.Machine):
     """A machine that fails, or is killed, before one of its parts."""
 
     moment, error = "", BaseException()

@@ -15,7 +15,8 @@ from appliance.box import compose, release, shell
 from appliance.box.paths import Paths
 from appliance.box.release import Release
 from appliance.box.shell import BoxError
-from appliance.box.switch import Machine, Switch
+from appliance.box.switch import Switch
+from appliance.box.switchsteps import Machine
 
 pytestmark = pytest.mark.unit
 
