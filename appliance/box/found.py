@@ -88,13 +88,17 @@ def _networks(name: str) -> tuple[str, ...]:
 
 
 def _images(paths: Paths) -> tuple[str, ...]:
-    """Return the ids of images that images/build made and of those that a release names, each once."""
+    """Return the ids of images that images/build made and of those that a release names, each once.
+
+    An image that somebody built from ours inherits its label, but has a name of its own.
+    """
     wanted = set(lines("docker", "images", "--all", "--quiet", "--no-trunc", "--filter", "label=org.appliance.content"))
     wanted |= set(lines("docker", "images", "--quiet", "--no-trunc", "--filter", "reference=appliance/*"))
-    there = set(lines("docker", "images", "--all", "--quiet", "--no-trunc"))
+    named = [line.split() for line in lines("docker", "images", "--all", "--no-trunc", "--format", "{{.ID}} {{.Repository}}")]
+    foreign = {image for image, name in named if name != "<none>" and not name.startswith("appliance/")}
     for file in sorted(paths.releases.glob("*/release.json")):
         wanted |= {image for image in shell.read_json(file).get("images", {}).values() if isinstance(image, str)}
-    return tuple(sorted(wanted & there))
+    return tuple(sorted((wanted & {image for image, _ in named}) - foreign))
 
 
 def _tables(name: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from appliance.box import shell
 from appliance.box.found import lines
 from appliance.box.paths import Paths
-from appliance.box.shell import BoxError
+from appliance.box.shell import BoxError, say
 
 
 def runs(*argv: str | Path) -> Callable[[], None]:
@@ -32,7 +32,10 @@ def disable(units: Iterable[str]) -> None:
 
 
 def remove_images(images: Iterable[str]) -> None:
-    """Remove images, a child before its parent: what is refused is tried again as long as one more goes."""
+    """Remove images, a child before its parent: what is refused is tried again as long as one more goes.
+
+    What somebody else's container or image stands on stays.
+    """
     left = list(images)
     while left:
         refused = [image for image in left
@@ -40,7 +43,8 @@ def remove_images(images: Iterable[str]) -> None:
         there = set(lines("docker", "images", "--all", "--quiet", "--no-trunc"))
         refused = [image for image in refused if image in there]
         if len(refused) == len(left):
-            raise BoxError(f"{len(refused)} images are in use by containers that are not the box's.")
+            say(f"{len(refused)} images stay, because containers or images that are not the box's stand on them.")
+            return
         left = refused
 
 
