@@ -176,7 +176,7 @@ def downgrade() -> None:
 
 def newer(box: FreshBox, name: str, extra: str) -> str:
     """Make a release out of the clone, with another version and a migration; return its folder."""
-    folder = f"/opt/{name}"
+    folder = f"/root/{name}"
     box.run(f"cp -a {CLONE} {folder} && rm -rf {folder}/.git && cd {folder} && "
             f"sed -i 's/^__version__ = .*/__version__ = \"9.0+{name}\"/' appliance/__init__.py && "
             f"sed -i 's/^version = .*/version = \"9.0+{name}\"/' pyproject.toml")
