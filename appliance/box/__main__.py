@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
@@ -101,6 +102,9 @@ def _run(paths: Paths, argv: list[str]) -> int:
     if command is None:
         if name.startswith("-") and name not in _HUB_OPTIONS:
             raise BoxError(f"There is no option {name}.", "See “appliance --help”.")
+        near = get_close_matches(name, [*COMMANDS, *HANDED_OVER], n=1)
+        if near and near[0] in COMMANDS:   # the Hub's own command line says the same of its own
+            raise BoxError(f"There is no command {name}.", f"Did you mean: appliance {near[0]}")
         return hand_over(paths, argv)
     module = _module(name, command)
     parsed = parser_of(name).parse_args(argv[1:])

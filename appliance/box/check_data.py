@@ -190,7 +190,8 @@ def check_backup(machine: Machine) -> Iterator[Check]:
         yield warn("backup", f"The last backup is {age / _HOUR_S:.0f} hours old.",
                    "Was the machine off? If not look at: systemctl list-timers 'appliance*'")
     elif status.get("warnings"):
-        yield warn("backup", f"The last backup says: {'; '.join(map(str, status['warnings']))}", "Run: appliance backup")
+        yield warn("backup", f"The last backup says: {'; '.join(map(str, status['warnings']))}",
+                   "Mend what it says; for another place set backup_repository and run the playbook. Then: appliance backup")
     else:
         yield ok("backup", f"The last backup is {max(age, 0) / _HOUR_S:.0f} hours old and went well.")
 
