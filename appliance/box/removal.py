@@ -90,6 +90,8 @@ def _remove(place: Path) -> None:
         shutil.rmtree(place)
     else:
         place.unlink(missing_ok=True)
+        if place.parent.name.endswith((".service.d", ".timer.d")):   # made for a file of ours
+            remove_if_empty(place.parent)
 
 
 def _proc_mounts() -> list[str]:

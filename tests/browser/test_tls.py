@@ -39,8 +39,9 @@ def playwright() -> Iterator[Playwright]:
 
 def launch(playwright: Playwright, home: Path) -> Browser:
     expect.set_options(timeout=PATIENCE_MS)
+    # Every container that starts here changes this machine's network, and Chromium then ends its HTTP/2 sessions with an error.
     return playwright.chromium.launch(
-        executable_path=shutil.which("chromium"), args=FLAGS, env={**os.environ, "HOME": str(home)})
+        executable_path=shutil.which("chromium"), args=[*FLAGS, "--disable-http2"], env={**os.environ, "HOME": str(home)})
 
 
 def trust(home: Path, root: Path) -> None:
