@@ -2,7 +2,7 @@
 
     ApplianceError
     ├── BadInput            what was sent cannot be taken
-    │   ├── BadName  BadNext  BadOption
+    │   ├── BadName  BadNext  BadOption  BadScope
     │   ├── Exists          a name that is taken
     │   └── BodyTooLarge
     ├── Refused             the visitor may not do this
@@ -65,6 +65,12 @@ class BadOption(BadInput):
     code = "bad-option"
     sentence = "That option cannot be used."
     action = "Choose one of the options offered."
+
+
+class BadScope(BadInput):
+    code = "bad-scope"
+    sentence = "That is not a scope that can be given."
+    action = "See the list of scopes on the page about the REST API."
 
 
 class Exists(BadInput):

@@ -22,7 +22,7 @@ from appliance.errors import DatabaseDown, DiskFull, Misconfigured
 Transaction = Session
 T = TypeVar("T")
 
-HEAD = "0002"           # the newest migration of this program
+HEAD = "0003"           # the newest migration of this program
 VERSION_TABLE = "appliance_schema"
 MIGRATIONS = Path(__file__).parent / "migrations"
 

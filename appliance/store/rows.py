@@ -65,6 +65,7 @@ class GroupRow(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    properties: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
 
 
 class UserGroupRow(Base):
@@ -111,25 +112,103 @@ class ServerRow(Base):
     failure_sentence: Mapped[str] = mapped_column(Text, default="")
     failure_action: Mapped[str] = mapped_column(Text, default="")
     failure_evidence: Mapped[str] = mapped_column(Text, default="")
+    user_options: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    display_name: Mapped[str] = mapped_column(default="", server_default="")
 
     user: Mapped[UserRow] = relationship(lazy="joined", innerjoin=True)
 
     __table_args__ = (UniqueConstraint("user_id", "name"),)
 
 
+class ServiceRow(Base):
+    """A service that was made through the REST API; those of the configuration are in the configuration."""
+
+    __tablename__ = "services"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    admin: Mapped[bool] = mapped_column(default=False)
+    url: Mapped[str] = mapped_column(Text, default="")
+    data: Mapped[dict[str, Any]]      # everything else that was given, as JupyterHub names it
+    created_at: Mapped[datetime]
+
+
 class ApiTokenRow(Base):
+    """Of a user or of a service (by name: it may be one of the configuration's), exactly one of the two."""
+
     __tablename__ = "api_tokens"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"), index=True)
+    service_name: Mapped[str | None] = mapped_column(index=True)
     prefix: Mapped[str] = mapped_column(String(8), index=True)
     hashed: Mapped[str] = mapped_column(String(160))
     note: Mapped[str] = mapped_column(default="")
+    scopes: Mapped[list[str]] = mapped_column(JSON, default=lambda: ["inherit"], server_default='["inherit"]')
+    client_id: Mapped[str] = mapped_column(default="", server_default="", index=True)     # of OAuth: whom it was given to
+    session_id: Mapped[str] = mapped_column(default="", server_default="", index=True)    # of OAuth: it ends with this session
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
 
+    user: Mapped[UserRow | None] = relationship(lazy="joined")
+
+
+class OAuthCodeRow(Base):
+    """A code that a client may exchange once for a token; it dies by use, with its session, or after minutes."""
+
+    __tablename__ = "oauth_codes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    hashed: Mapped[str] = mapped_column(String(64), unique=True)      # SHA-256 of 256 random bits needs no salt
+    client_id: Mapped[str]
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    session_id: Mapped[str] = mapped_column(index=True)
+    redirect_uri: Mapped[str] = mapped_column(Text)
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    challenge: Mapped[str] = mapped_column(default="")
+    challenge_method: Mapped[str] = mapped_column(String(16), default="")
+    expires_at: Mapped[datetime]
+
     user: Mapped[UserRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class ShareRow(Base):
+    """What one user or one group may do with somebody's server, by ids: a rename changes nothing."""
+
+    __tablename__ = "shares"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    server_id: Mapped[str] = mapped_column(ForeignKey("servers.id"), index=True)
+    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"), index=True)
+    group_id: Mapped[int | None] = mapped_column(ForeignKey("groups.id"), index=True)
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+
+    server: Mapped[ServerRow] = relationship(lazy="joined", innerjoin=True)
+    user: Mapped[UserRow | None] = relationship(lazy="joined")
+    group: Mapped[GroupRow | None] = relationship(lazy="joined")
+
+    __table_args__ = (UniqueConstraint("server_id", "user_id", "group_id"),)
+
+
+class ShareCodeRow(Base):
+    """Whoever shows the code gets a share; only its hash is kept."""
+
+    __tablename__ = "share_codes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    server_id: Mapped[str] = mapped_column(ForeignKey("servers.id"), index=True)
+    prefix: Mapped[str] = mapped_column(String(8), index=True)
+    hashed: Mapped[str] = mapped_column(String(160))
+    scopes: Mapped[list[str]] = mapped_column(JSON)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    exchange_count: Mapped[int] = mapped_column(default=0)
+    last_exchanged_at: Mapped[datetime | None]
+
+    server: Mapped[ServerRow] = relationship(lazy="joined", innerjoin=True)
 
 
 class EventRow(Base):

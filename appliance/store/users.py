@@ -222,7 +222,7 @@ def find_by_token(t: Transaction, token: str) -> ApiToken | None:
         salt = row.hashed.partition(":")[0]
         if not hmac.compare_digest(row.hashed, _hash_token(token, salt)):
             continue
-        if can_enter(row.user) and (row.expires_at is None or row.expires_at > now):
+        if row.user is not None and can_enter(row.user) and (row.expires_at is None or row.expires_at > now):
             return ApiToken(row.id, to_user(row.user), row.note, row.created_at, row.expires_at, row.last_used_at)
     return None
 

@@ -17,6 +17,7 @@ STATUS: dict[type[ApplianceError], int] = {
     errors.BadName: 400,
     errors.BadNext: 400,
     errors.BadOption: 400,
+    errors.BadScope: 400,
     errors.Exists: 409,
     errors.BodyTooLarge: 413,
     errors.Refused: 403,
