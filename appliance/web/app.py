@@ -12,8 +12,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from appliance.errors import NotFound
-from appliance.web import admin, api, home, login, metrics, spawn, static, user
+from appliance.web import admin, home, login, metrics, spawn, static, user
 from appliance.web import help as trust_help
+from appliance.web.api import basic as api
 from appliance.web.errors import show_error
 from appliance.web.routing import Access, Entry, route
 from appliance.web.security import SecurityHeaders
