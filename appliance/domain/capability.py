@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 OWNER = "owner"
 _VALUE = re.compile(r"([a-z0-9]{8,40})\.(\d{1,9})\.([a-z]{1,16})\.([A-Za-z0-9_-]{43})")
+_SERVER_TOKEN = re.compile(r"([a-z0-9]{8,40})\.(\d{1,9})\.[A-Za-z0-9_-]{43}")
 _COOKIE = re.compile(r"appliance-server-([a-z0-9]{8,40})")
 
 
@@ -52,6 +53,27 @@ def verify(key: bytes, server_id: str, value: str) -> Capability | None:
 def injected_token(key: bytes, server_id: str, start_no: int) -> str:
     """Return the secret that the edge adds as `Authorization: token …` for this start of this server."""
     return _mac(key, f"injected\n{server_id}\n{start_no}")
+
+
+def server_token(key: bytes, server_id: str, start_no: int) -> str:
+    """Return the API token of this start of a server itself (JUPYTERHUB_API_TOKEN), which is also its OAuth client's secret."""
+    mac = _mac(key, f"server token\n{server_id}\n{start_no}")
+    return f"{server_id}.{start_no}.{mac}"
+
+
+def read_server_token(key: bytes, token: str) -> tuple[str, int] | None:
+    """Return (server id, start number) of a token that this key signed, else None. Whether that start is over is not said."""
+    match = _SERVER_TOKEN.fullmatch(token)
+    if match is None:
+        return None
+    server_id, start_no = match[1], int(match[2])
+    holds = hmac.compare_digest(server_token(key, server_id, start_no).encode(), token.encode())
+    return (server_id, start_no) if holds else None
+
+
+def service_token(key: bytes, name: str) -> str:
+    """Return the API token of a service that was given none: the same after a restart, and kept nowhere."""
+    return _mac(key, f"service\n{name}")
 
 
 def derive_key(secret: bytes, purpose: str) -> bytes:

@@ -155,7 +155,8 @@ class ApiTokenRow(Base):
 
 
 class OAuthCodeRow(Base):
-    """A code that a client may exchange once for a token; it dies by use, with its session, or after minutes."""
+    """A code that a client may exchange once for a token; it ends with its session, or after minutes. token_id: what it was
+    exchanged for, so that a second use can end that too."""
 
     __tablename__ = "oauth_codes"
 
@@ -169,6 +170,7 @@ class OAuthCodeRow(Base):
     challenge: Mapped[str] = mapped_column(default="")
     challenge_method: Mapped[str] = mapped_column(String(16), default="")
     expires_at: Mapped[datetime]
+    token_id: Mapped[int | None] = mapped_column(ForeignKey("api_tokens.id", ondelete="CASCADE"), index=True)
 
     user: Mapped[UserRow] = relationship(lazy="joined", innerjoin=True)
 

@@ -4,7 +4,16 @@ import re
 
 import pytest
 
-from appliance.domain.capability import Capability, cookie_name, derive_key, injected_token, server_id_of_cookie, verify
+from appliance.domain.capability import (
+    Capability,
+    cookie_name,
+    derive_key,
+    injected_token,
+    read_server_token,
+    server_id_of_cookie,
+    server_token,
+    verify,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -33,3 +42,13 @@ def test_a_value_needs_no_quoting_in_a_cookie_or_a_rule() -> None:
 def test_the_injected_token_is_another_for_each_start() -> None:
     tokens = {injected_token(KEY, "server33333", n) for n in range(5)} | {injected_token(KEY, "server44444", 0)}
     assert len(tokens) == 6
+
+
+def test_a_server_s_own_token_says_which_start_it_is_of_and_nothing_else_is_one() -> None:
+    token = server_token(KEY, "k3f9abcd", 7)
+    assert read_server_token(KEY, token) == ("k3f9abcd", 7)
+    for other in ("", "k3f9abcd.7.", token + "x", token.replace(".7.", ".8."), token.upper(), token.replace("k3f9", "k3f8"),
+                  injected_token(KEY, "k3f9abcd", 7), "ü" + token[1:]):
+        assert read_server_token(KEY, other) is None
+    assert read_server_token(b"other" * 8, token) is None
+    assert injected_token(KEY, "k3f9abcd", 7) not in token

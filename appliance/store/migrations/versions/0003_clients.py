@@ -61,11 +61,14 @@ def upgrade() -> None:
         sa.Column("challenge", sa.String(length=255), nullable=False),
         sa.Column("challenge_method", sa.String(length=16), nullable=False),
         sa.Column("expires_at", TIME, nullable=False),
+        sa.Column("token_id", sa.Integer(), nullable=True),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name=op.f("fk_oauth_codes_user_id")),
+        sa.ForeignKeyConstraint(["token_id"], ["api_tokens.id"], name=op.f("fk_oauth_codes_token_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_oauth_codes")),
         sa.UniqueConstraint("hashed", name=op.f("uq_oauth_codes_hashed")),
     )
     op.create_index(op.f("ix_oauth_codes_user_id"), "oauth_codes", ["user_id"])
+    op.create_index(op.f("ix_oauth_codes_token_id"), "oauth_codes", ["token_id"])
     op.create_index(op.f("ix_oauth_codes_session_id"), "oauth_codes", ["session_id"])
     op.create_table(
         "shares",
