@@ -31,6 +31,10 @@ class Urls:
     def users(self) -> str:
         return f"{self.base}user/"
 
+    def service(self, name: str) -> str:
+        """"/services/culler/": such a name needs no quoting."""
+        return f"{self.base}services/{name}/"
+
     def server(self, user_name: str, server_name: str = "") -> str:
         """"/user/alice/" or "/user/alice/lab2/", percent-encoded: what a browser sends and a cookie's path is."""
         path = f"{self.users}{quote_name(user_name)}/"
