@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Transaction
 
@@ -13,7 +14,7 @@ from appliance.domain.names import SMOKE_USER
 from appliance.domain.server import Failure, Phase, Server, Wanted
 from appliance.errors import Archived, NoAddress, NotFound
 from appliance.store import events
-from appliance.store.rows import ServerRow, UserRow
+from appliance.store.rows import ServerRow, ShareCodeRow, ShareRow, UserRow
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 QUEUE_TIMEOUT_S = 1800
@@ -206,6 +207,8 @@ def adopt(t: Transaction, *, server_id: str, user_id: int, name: str, address: s
 def delete(t: Transaction, server_id: str) -> None:
     row = t.get(ServerRow, server_id)
     if row is not None:
+        for shared in (ShareRow, ShareCodeRow):
+            t.execute(sql_delete(shared).where(shared.server_id == server_id))
         t.delete(row)
 
 

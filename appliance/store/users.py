@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session as Transaction
@@ -17,7 +18,7 @@ from appliance.domain.server import Phase, Wanted
 from appliance.domain.user import ApiToken, User
 from appliance.errors import BadOption, Exists, NotFound
 from appliance.store import events
-from appliance.store.rows import ApiTokenRow, CounterRow, ServerRow, SessionRow, UserRow
+from appliance.store.rows import ApiTokenRow, CounterRow, ServerRow, SessionRow, ShareCodeRow, ShareRow, UserRow
 
 FIRST_UID = 100_000  # above every system's own accounts
 TOKEN_PREFIX_LENGTH = 8
@@ -151,6 +152,9 @@ def delete(t: Transaction, name: str, *, actor: str = "hub") -> User:
     _end_presence(t, row)
     for token in t.scalars(select(ApiTokenRow).where(ApiTokenRow.user_id == row.id)):
         t.delete(token)
+    own = select(ServerRow.id).where(ServerRow.user_id == row.id)
+    t.execute(sql_delete(ShareRow).where(or_(ShareRow.user_id == row.id, ShareRow.server_id.in_(own))))
+    t.execute(sql_delete(ShareCodeRow).where(ShareCodeRow.server_id.in_(own)))
     events.append(t, "user.deleted", actor=actor, user_name=name)
     t.flush()
     return to_user(row)
