@@ -67,7 +67,7 @@ class Box:
         capability_key = derive_key(secret, "capability")
         changes = Changes(self.db)
         routes = Routes(urls, self.spawner, capability_key, token_key, settings.public_origin)
-        specs = Specs(urls, self.spawner, settings.hub_port)
+        specs = Specs(urls, self.spawner, settings.hub_port, token_key, settings.public_origin)
         self._probe = Probe()
         lifecycle = Lifecycle(self.db, self.spawner, self.proxy, self.homes, self.authenticator, routes, specs, changes,
                               self._probe, on_step, metrics := Metrics(__version__))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -22,7 +22,7 @@ from traitlets.config import LoggingConfigurable
 
 from appliance.domain.limits import parse_bytes
 from appliance.domain.names import normalize_username, validate_username
-from appliance.domain.route import Route
+from appliance.domain.route import Route, ServiceRoute
 from appliance.errors import ApplianceError, BadName, BadOption, LoginRefused
 
 
@@ -212,6 +212,9 @@ class Spawner(LoggingConfigurable):
     mem_guarantee = ByteSize(help="Memory a server gets under pressure: bytes, or like 512M.").tag(config=True)
     cpu_limit = Float(None, allow_none=True, help="Most CPU a server may use, in cores.").tag(config=True)
     environment = Dict(help="Environment variables for every server.").tag(config=True)
+    oauth_client_allowed_scopes = List(
+        Unicode(), help="What else a server may do in its visitors' names, as far as they may: scopes of the REST API.",
+    ).tag(config=True)
     cmd = List(Unicode(), help="Command to run; empty: the image's own (or jupyter-lab for a process).").tag(config=True)
     args = List(Unicode(), help="More arguments for the command.").tag(config=True)
     start_timeout = Integer(60, help="Seconds until a container has to run.").tag(config=True)
@@ -372,6 +375,11 @@ class Proxy(LoggingConfigurable):
     @abstractmethod
     async def set_routes(self, routes: Mapping[str, Route]) -> None:
         """Make these the wanted routes, by server id; all others go."""
+
+    @abstractmethod
+    async def set_services(self, routes: Collection[ServiceRoute]) -> None:
+        """Make these the ways to services; all others go. Until it is called, those of an earlier Hub stay. Returns when
+        written, not when live."""
 
     @abstractmethod
     async def add(self, route: Route) -> None:

@@ -80,7 +80,7 @@ class MiniHub:
         self.spawner = FakeSpawner(world.engine, listens=True, **world.traits)
         self.changes, self.probe = Changes(self.db), Probe()
         urls = Urls()
-        routes, specs = Routes(urls, self.spawner, KEY, KEY, ""), Specs(urls, self.spawner, 8081)
+        routes, specs = Routes(urls, self.spawner, KEY, KEY, ""), Specs(urls, self.spawner, 8081, KEY)
         self.authenticator = Doors()
         self.metrics = Metrics()
         self.reconciler = Reconciler(
