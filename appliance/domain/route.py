@@ -17,3 +17,12 @@ class Route:
     origins: tuple[str, ...]          # public origins that may send an Origin header, sorted
     injected_token: str | None        # added as `Authorization: token …`; None: the image must not get one
     strip_prefix: bool = False        # the app knows nothing of its prefix
+
+
+@dataclass(frozen=True)
+class ServiceRoute:
+    """Everything the proxy needs to lead everybody to a service, which finds out by itself who they are."""
+
+    name: str
+    prefix: str                       # "/services/culler/"
+    url: str                          # "http://127.0.0.1:9999", no trailing slash

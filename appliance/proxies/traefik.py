@@ -14,7 +14,7 @@ import re
 import secrets
 import signal
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from traitlets import Bool, Enum, Integer, Unicode
 
 from appliance.domain.hosts import is_address
-from appliance.domain.route import Route
+from appliance.domain.route import Route, ServiceRoute
 from appliance.errors import ApplianceError, BadName, DiskFull, Misconfigured, ProxyDown
 from appliance.ports import Proxy
 from appliance.proxies import acme
@@ -44,12 +44,14 @@ from appliance.proxies.served import ServedCertificate
 from appliance.proxies.traefik_api import api_access, ask_api
 from appliance.proxies.traefik_container import TraefikContainer
 from appliance.proxies.traefik_files import (
+    SERVICE_FILE,
     Edge,
     ServerFile,
     dump,
     fixed_config,
     marker_config,
     server_file,
+    service_file,
     static_config,
 )
 from appliance.proxies.traefik_process import TraefikProcess, find_traefik
@@ -114,6 +116,8 @@ class TraefikProxy(Proxy):
     _served: ServedCertificate | None = None
     _acme: Acme | None = None
     _files: dict[str, ServerFile]
+    _services: dict[str, str]     # files of services, name → text
+    _earlier: dict[str, str]      # of servers, from an earlier Hub: they stay until it is said what is wanted
     _generations: dict[str, int]
     _marker: str
     _process: TraefikProcess
@@ -194,10 +198,24 @@ class TraefikProxy(Proxy):
                 wanted[route.server_id] = self._file(edge, route)
             except BadName as error:  # never got so far before; it must not shut out everybody else
                 self.log.error("Server %r has no route: %s", route.server_id, error)
-        self._files = wanted
-        files = {file.name: file.text for file in wanted.values()}
+        self._files, self._earlier = wanted, {}
+        await self._write_all(edge)
+
+    async def set_services(self, routes: Collection[ServiceRoute]) -> None:
+        edge = self._ensure_edge()
+        self._services = {}
+        for route in routes:
+            try:
+                self._services |= [service_file(edge, route)]
+            except BadName as error:  # as with a server's
+                self.log.error("Service %r has no route: %s", route.name, error)
+        await self._write_all(edge)
+
+    async def _write_all(self, edge: Edge) -> None:
+        """Make the folder hold what is wanted now, and nothing else."""
+        files = {file.name: file.text for file in self._files.values()}
         with _disk_errors():
-            if self._folder.put_all(self._fixed(edge) | files):
+            if self._folder.put_all(self._fixed(edge) | self._earlier | self._services | files):
                 self._mark()
         await self._follow()
 
@@ -210,6 +228,7 @@ class TraefikProxy(Proxy):
     async def remove(self, server_id: str) -> None:
         self._ensure_edge()
         self._files.pop(server_id, None)
+        self._earlier.pop(f"{server_id}.yml", None)
         with _disk_errors():
             if self._folder.drop(f"{server_id}.yml"):
                 self._mark()
@@ -281,9 +300,12 @@ class TraefikProxy(Proxy):
             with _disk_errors():
                 self._container.ensure_folders()
         self._folder = RouteFolder(edge.routes, self.log, None if self.should_start else self.user_id)
-        # Routes of an earlier Hub stay until set_routes says otherwise: somebody may be working.
+        # Routes of an earlier Hub stay until set_routes and set_services say otherwise: somebody may be working.
+        earlier = _earlier_routes(edge.routes)
+        self._services = {name: text for name, text in earlier.items() if name.startswith(SERVICE_FILE)}
+        self._earlier = {name: text for name, text in earlier.items() if name not in self._services}
         with _disk_errors():
-            self._folder.put_all(_earlier_routes(edge.routes) | self._fixed(edge))
+            self._folder.put_all(earlier | self._fixed(edge))
         return edge
 
     # -- TLS -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What Traefik reads: one static file, one fixed dynamic file, one dynamic file per server.
+"""What Traefik reads: one static file, one fixed dynamic file, one dynamic file per server and per service.
 
 All are JSON, which is YAML too. `traefik/` in the repository shows each with comments.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.domain.capability import cookie_name
-from appliance.domain.route import Route
+from appliance.domain.route import Route, ServiceRoute
 from appliance.errors import BadName
 
 API_USER = "hub"
@@ -41,6 +41,9 @@ _SERVER_ID = re.compile(r"[a-z0-9]{1,64}")
 _CAPABILITY = re.compile(r"[A-Za-z0-9._-]{1,256}")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]{1,300}")
 _URL = re.compile(r"http://[A-Za-z0-9.:\[\]-]{1,300}")
+_SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SERVICE_URL = re.compile(r"https?://[A-Za-z0-9.:\[\]-]{1,300}")
+SERVICE_FILE = "service-"     # begins the names of their files; a server's id holds no "-"
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,512}")
 
 Config = dict[str, Any]
@@ -304,6 +307,32 @@ def server_file(edge: Edge, route: Route, generation: int = 0) -> ServerFile:
     text = dump({"http": {"routers": routers, "middlewares": middlewares, "services": services}})
     name = f"cookie-{server_id}-{version}" if route.capabilities else f"token-{server_id}-{version}"
     return ServerFile(route, f"{server_id}.yml", text, name)
+
+
+def service_file(edge: Edge, route: ServiceRoute) -> tuple[str, str]:
+    """Return the name and the text of the file that leads everybody to a service. Raises BadName as server_file does.
+
+    Nobody is let in here: the service itself asks the Hub who it is. As its pages share the Hub's origin, it may say no
+    more about that than a container may.
+    """
+    name, prefix = _checked(_SERVICE, route.name), literal(route.prefix)
+    if not (prefix.startswith(edge.base_url) and prefix.endswith(f"/{name}/")):
+        raise BadName("A service's path begins with the base URL and ends with its name and a slash.")
+    service, headers, errors = f"service-{name}", f"service-headers-{name}", f"service-errors-{name}"
+    return f"{SERVICE_FILE}{name}.yml", dump({"http": {
+        "routers": {service: {
+            "entryPoints": ["web"], "rule": f"PathPrefix(`{prefix}`)", "priority": 1000 + 10 * len(prefix),
+            "service": service, "middlewares": ["hsts", errors, headers, "compress"], **_tls(edge)}},
+        "middlewares": {
+            headers: {"headers": {
+                "customRequestHeaders": {PROXY_HEADER: "", "Forwarded": ""},
+                "customResponseHeaders": dict.fromkeys(REMOVED_RESPONSE_HEADERS, "")}},
+            errors: {"errors": {
+                "status": ["502", "504"], "service": "hub",
+                "query": f"{edge.base_url}hub/error/service/{name}/{{status}}?url={{url}}"}},
+        },
+        "services": {service: _service(_checked(_SERVICE_URL, route.url), "servers")},
+    }})
 
 
 def literal(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from http.cookies import SimpleCookie
 from types import TracebackType
@@ -14,7 +14,7 @@ from typing import Any, Self
 import pytest
 
 from appliance.domain.capability import cookie_name
-from appliance.domain.route import Route
+from appliance.domain.route import Route, ServiceRoute
 from appliance.errors import ProxyDown
 from appliance.ports import Proxy
 
@@ -28,6 +28,7 @@ class FakeProxy(Proxy):
         super().__init__(**traits)
         self.wanted: dict[str, Route] = {}
         self.live: dict[str, Route] = {}
+        self.services: dict[str, ServiceRoute] = {}
         self.closed: list[str] = []
         self.is_started = False
         self.is_down = False
@@ -43,6 +44,9 @@ class FakeProxy(Proxy):
     async def set_routes(self, routes: Mapping[str, Route]) -> None:
         self.wanted = dict(routes)
         self._serve()
+
+    async def set_services(self, routes: Collection[ServiceRoute]) -> None:
+        self.services = {route.name: route for route in routes}
 
     async def add(self, route: Route) -> None:
         self.wanted[route.server_id] = route
@@ -64,7 +68,10 @@ class FakeProxy(Proxy):
         self.is_started = False
 
     def destination(self, path: str, cookie: str = "", origin: str = "") -> str:
-        """Return the URL of the server that would get this request, or HUB."""
+        """Return the URL of the server or service that would get this request, or HUB."""
+        for service in self.services.values():
+            if path.startswith(service.prefix):
+                return service.url
         sent = {name: morsel.value for name, morsel in SimpleCookie(cookie).items()}
         fitting = [
             route for route in self.live.values()
@@ -166,6 +173,27 @@ class ProxyContract:
         await proxy.wait_live(other.server_id)
         assert await self.destination(proxy, "/user/alice/", cookie_of(route)) == HUB
         assert await self.destination(proxy, "/user/bob/", cookie_of(other)) == other.url
+
+    async def test_everybody_is_led_to_a_service(self, proxy: Proxy, route: Route, servers: tuple[str, str]) -> None:
+        await proxy.set_services([ServiceRoute("Course-1.a", "/services/Course-1.a/", servers[1])])
+        await proxy.add(route)
+        await proxy.wait_live(route.server_id)     # what was written before it is live then, too
+        assert await self.destination(proxy, "/services/Course-1.a/x", origin="http://elsewhere.example") == servers[1]
+        assert await self.destination(proxy, "/user/alice/", cookie_of(route)) == route.url
+        for path in ("/services/Course-1.a", "/services/Course-1.ab/", "/services/other/", "/services/"):
+            assert await self.destination(proxy, path) == HUB
+
+    async def test_services_and_servers_do_not_end_each_other_s_routes(
+        self, proxy: Proxy, route: Route, servers: tuple[str, str],
+    ) -> None:
+        await proxy.set_services([ServiceRoute("grades", "/services/grades/", servers[1])])
+        await proxy.set_routes({route.server_id: route})
+        await proxy.wait_live(route.server_id)
+        assert await self.destination(proxy, "/services/grades/") == servers[1]
+        await proxy.set_services([])
+        await proxy.wait_live("nobody")
+        assert await self.destination(proxy, "/services/grades/") == HUB
+        assert await self.destination(proxy, "/user/alice/", cookie_of(route)) == route.url
 
     async def test_waiting_for_a_server_without_a_route_returns(self, proxy: Proxy) -> None:
         await proxy.wait_live("neverwas")

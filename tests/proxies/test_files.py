@@ -11,8 +11,9 @@ import pytest
 from proxy_box import Box
 
 from appliance.domain.names import validate_username
+from appliance.domain.route import ServiceRoute
 from appliance.errors import BadName
-from appliance.proxies.traefik_files import Edge, dump, fixed_config, literal, server_file, static_config
+from appliance.proxies.traefik_files import Edge, dump, fixed_config, literal, server_file, service_file, static_config
 from appliance.testing.proxies import HUB, cookie_of, make_route
 
 SHOWN = Path(__file__).parents[2] / "traefik"
@@ -35,6 +36,7 @@ def routers(text: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("name", "written"), [
     ("static.yml", static_config(EDGE)), ("fixed.yml", fixed_config(EDGE)),
     ("server.yml", json.loads(server_file(EDGE, ROUTE).text)),
+    ("service.yml", json.loads(service_file(EDGE, ServiceRoute("grades", "/services/grades/", "http://127.0.0.1:9999"))[1])),
 ])
 def test_the_commented_files_are_what_is_written(name: str, written: dict[str, Any]) -> None:
     lines = (SHOWN / name).read_text().splitlines()
