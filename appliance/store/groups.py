@@ -20,7 +20,7 @@ def list_all(t: Transaction) -> list[Group]:
     for group_id, name in rows:
         members.setdefault(group_id, []).append(name)
     groups = t.scalars(select(GroupRow).order_by(GroupRow.name))
-    return [Group(row.id, row.name, tuple(members.get(row.id, ()))) for row in groups]
+    return [to_group(row, members.get(row.id, ())) for row in groups]
 
 
 def of_users(t: Transaction, user_ids: Collection[int] | None = None) -> dict[int, tuple[str, ...]]:
@@ -32,6 +32,18 @@ def of_users(t: Transaction, user_ids: Collection[int] | None = None) -> dict[in
     for user_id, name in t.execute(query.order_by(GroupRow.name)):
         found.setdefault(user_id, []).append(name)
     return {user_id: tuple(names) for user_id, names in found.items()}
+
+
+def to_group(row: GroupRow, members: Iterable[str]) -> Group:
+    return Group(row.id, row.name, tuple(members), row.properties if isinstance(row.properties, dict) else {})
+
+
+def find_id(t: Transaction, name: str) -> int | None:
+    return t.scalar(select(GroupRow.id).where(GroupRow.name == name))
+
+
+def ids_of_user(t: Transaction, user_id: int) -> list[int]:
+    return list(t.scalars(select(UserGroupRow.group_id).where(UserGroupRow.user_id == user_id)))
 
 
 def set_of_user(t: Transaction, user_id: int, names: Iterable[str], *, actor: str = "hub") -> None:

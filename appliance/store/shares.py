@@ -20,6 +20,8 @@ from appliance.store.rows import ServerRow, ShareCodeRow, ShareRow, UserRow
 from appliance.store.servers import to_server
 
 MOST_CODES = 1000      # of one server, living ones
+UNKNOWN_CODE, ASK_ANEW = "That share code is not known, or it has expired.", "Ask for a new one."
+OWN_CODE, SEND_ON = "That server is yours already.", "Send the link to somebody else."
 Known = Mapping[str, Scope]
 
 
@@ -156,9 +158,9 @@ def exchange(t: Transaction, code: str, user_id: int, *, actor: str) -> Share:
     """Give a user what a living code gives, and count it. Raises NotFound, BadInput for the owner of the server."""
     row = _code(t, code)
     if row is None:
-        raise NotFound("That share code is not known, or it has expired.", action="Ask for a new one.")
+        raise NotFound(UNKNOWN_CODE, action=ASK_ANEW)
     if row.server.user_id == user_id:
-        raise BadInput("That server is yours already.", action="Send the link to somebody else.")
+        raise BadInput(OWN_CODE, action=SEND_ON)
     row.exchange_count += 1
     row.last_exchanged_at = datetime.now(UTC)
     return grant(t, row.server_id, row.scopes, user_id=user_id, actor=actor)
