@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -64,6 +65,9 @@ class Server:
     last_activity_at: datetime | None
     failure: Failure | None
     user_deleted: bool = False
+    user_options: Mapping[str, object] = field(default_factory=dict)   # as JupyterHub's clients send and read them
+    display_name: str = ""         # of a named server, for people
+    delete_when_stopped: bool = False
 
     @property
     def ready(self) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import delete as sql_delete
 from sqlalchemy import func, select
@@ -12,7 +13,7 @@ from sqlalchemy.orm import Session as Transaction
 
 from appliance.domain.names import SMOKE_USER
 from appliance.domain.server import Failure, Phase, Server, Wanted
-from appliance.errors import Archived, NoAddress, NotFound
+from appliance.errors import Archived, BadInput, Exists, NoAddress, NotFound, TooManyServers
 from appliance.store import events
 from appliance.store.rows import ServerRow, ShareCodeRow, ShareRow, UserRow
 
@@ -34,7 +35,13 @@ def to_server(row: ServerRow) -> Server:
         wanted=Wanted(row.wanted), phase=Phase(row.phase), start_no=row.start_no, address=row.address or "", url=row.url,
         image=row.image, spec_hash=row.spec_hash, phase_at=row.phase_at, deadline_at=row.deadline_at,
         started_at=row.started_at, ready_at=row.ready_at, last_activity_at=row.last_activity_at, failure=failure,
-        user_deleted=row.user.deleted_at is not None)
+        user_deleted=row.user.deleted_at is not None, user_options=_options(row), display_name=row.display_name,
+        delete_when_stopped=row.delete_when_stopped)
+
+
+def _options(row: ServerRow) -> Mapping[str, Any]:
+    # one row that somebody wrote by hand must not take a whole list along
+    return row.user_options if isinstance(row.user_options, dict) else {}
 
 
 def get(t: Transaction, server_id: str) -> Server | None:
@@ -80,39 +87,96 @@ def unsettled(t: Transaction) -> list[Server]:
         ServerRow.phase.not_in(settled)
         | ((ServerRow.wanted == Wanted.STOPPED) & (ServerRow.phase == Phase.READY))
         | ((ServerRow.wanted == Wanted.RUNNING) & (ServerRow.phase != Phase.READY))
+        | ServerRow.delete_when_stopped
         | UserRow.deleted_at.is_not(None)).order_by(ServerRow.started_at))
     return [to_server(row) for row in rows]
 
 
-def want_running(t: Transaction, user_id: int, name: str, *, image: str, addresses: Iterable[str], actor: str) -> Server:
-    """Want a server running; one that already is, or is on its way, is left as it is.
+def names_of_named(t: Transaction, user_ids: Iterable[int] | None = None) -> dict[int, tuple[str, ...]]:
+    """Return the names of the named servers of these users, or of all; who has none is left out."""
+    query = select(ServerRow.user_id, ServerRow.name).where(ServerRow.name != "")
+    if user_ids is not None:
+        query = query.where(ServerRow.user_id.in_(user_ids))
+    found: dict[int, list[str]] = {}
+    for user_id, name in t.execute(query.order_by(ServerRow.name)):
+        found.setdefault(user_id, []).append(name)
+    return {user_id: tuple(names) for user_id, names in found.items()}
 
-    addresses: every address a server may get, in order; a new server takes the first free one. Raises NoAddress,
-    NotFound for a deleted user, Archived for an archived one.
+
+def create(t: Transaction, user_id: int, name: str, *, addresses: Iterable[str], actor: str, display_name: str = "",
+           options: Mapping[str, Any] | None = None, most_named: int = 0) -> Server:
+    """Add a server that is not to run yet.
+
+    addresses: every address a server may get, in order; it takes the first free one. most_named: how many named servers a
+    user may have, 0 for any number. Raises Exists, TooManyServers, NoAddress, NotFound for a deleted user, Archived.
     """
+    if find(t, user_id, name) is not None:
+        raise Exists("There is a server of that name already.")
+    return to_server(_add(t, user_id, name, addresses=addresses, actor=actor, display_name=display_name,
+                          options=options or {}, most_named=most_named))
+
+
+def want_running(t: Transaction, user_id: int, name: str, *, image: str, addresses: Iterable[str], actor: str,
+                 display_name: str = "", options: Mapping[str, Any] | None = None, most_named: int = 0) -> Server:
+    """Want a server running; one that already is, or is on its way, is left as it is. One that is not there is made, as by
+    `create`, with the same errors. options, display_name: None and "" leave those of the last start."""
     row = t.scalar(select(ServerRow).where(ServerRow.user_id == user_id, ServerRow.name == name).with_for_update())
-    now = datetime.now(UTC)
     if row is None:
-        user = t.get(UserRow, user_id)
-        if user is None or user.deleted_at is not None:
-            raise NotFound("There is no such user.")
-        _refuse_archived(user)
-        row = ServerRow(id=new_id(), user_id=user_id, name=name, address=_free_address(t, addresses), wanted=Wanted.STOPPED,
-                        phase=Phase.STOPPED, start_no=0, phase_at=now, url="", image="", spec_hash="", failure_code="",
-                        failure_sentence="", failure_action="", failure_evidence="")
-        row.user = user
-        t.add(row)
+        row = _add(t, user_id, name, addresses=addresses, actor=actor, display_name=display_name, options={},
+                   most_named=most_named)
     elif row.wanted == Wanted.RUNNING:
         return to_server(row)
     _refuse_archived(row.user)
     row.wanted = Wanted.RUNNING
+    row.delete_when_stopped = False
     row.image = image
-    row.started_at = now
+    if options is not None:
+        row.user_options = dict(options)
+    row.display_name = display_name or row.display_name
+    row.started_at = datetime.now(UTC)
     row.ready_at = None
     if row.phase != Phase.STOPPING:  # one that is stopping first ends, then is queued by the reconciler
         _queue(t, row, actor)
     t.flush()
     return to_server(row)
+
+
+def update(t: Transaction, server_id: str, *, actor: str, name: str | None = None, display_name: str | None = None,
+           options: Mapping[str, Any] | None = None, most_named: int = 0) -> Server:
+    """Change a server that is down; None leaves a thing as it is. Raises NotFound, BadInput for one that is not down, Exists,
+    TooManyServers where the default server gets a name."""
+    row = t.get(ServerRow, server_id)
+    if row is None:
+        raise NotFound("There is no such server.")
+    if row.phase not in Phase.down() or row.wanted == Wanted.RUNNING:
+        raise BadInput("That server runs; stop it before it is changed.")
+    if name is not None and name != row.name:
+        if find(t, row.user_id, name) is not None:
+            raise Exists("There is a server of that name already.")
+        if not row.name:
+            _refuse_more(t, row.user_id, most_named)
+        events.append(t, "server.renamed", actor=actor, user_name=row.user.name, server_id=row.id,
+                      data={"from": row.name, "to": name})
+        row.name = name
+    if display_name is not None:
+        row.display_name = display_name
+    if options is not None:
+        row.user_options = dict(options)
+    t.flush()
+    return to_server(row)
+
+
+def want_deleted(t: Transaction, server_id: str, *, actor: str) -> Server | None:
+    """Want a server stopped and then gone; None if it is gone at once."""
+    row = t.get(ServerRow, server_id)
+    if row is None:
+        return None
+    if row.phase in Phase.down() and row.wanted == Wanted.STOPPED:
+        events.append(t, "server.deleted", actor=actor, user_name=row.user.name, server_id=row.id, data={"name": row.name})
+        delete(t, server_id)
+        return None
+    row.delete_when_stopped = True
+    return want_stopped(t, server_id, actor=actor)
 
 
 def queue(t: Transaction, server_id: str) -> Server | None:
@@ -214,6 +278,31 @@ def delete(t: Transaction, server_id: str) -> None:
 
 def addresses_in_use(t: Transaction) -> Sequence[str | None]:
     return t.scalars(select(ServerRow.address)).all()
+
+
+def _add(t: Transaction, user_id: int, name: str, *, addresses: Iterable[str], actor: str, display_name: str,
+         options: Mapping[str, Any], most_named: int) -> ServerRow:
+    user = t.get(UserRow, user_id)
+    if user is None or user.deleted_at is not None:
+        raise NotFound("There is no such user.")
+    _refuse_archived(user)
+    if name:
+        _refuse_more(t, user_id, most_named)
+    row = ServerRow(id=new_id(), user_id=user_id, name=name, address=_free_address(t, addresses), wanted=Wanted.STOPPED,
+                    phase=Phase.STOPPED, start_no=0, phase_at=datetime.now(UTC), url="", image="", spec_hash="",
+                    failure_code="", failure_sentence="", failure_action="", failure_evidence="",
+                    user_options=dict(options), display_name=display_name)
+    row.user = user
+    t.add(row)
+    if name:
+        events.append(t, "server.made", actor=actor, user_name=user.name, server_id=row.id, data={"name": name})
+    t.flush()
+    return row
+
+
+def _refuse_more(t: Transaction, user_id: int, most_named: int) -> None:
+    if most_named and len(names_of_named(t, [user_id]).get(user_id, ())) >= most_named:
+        raise TooManyServers(most_named)
 
 
 def _refuse_archived(user: UserRow) -> None:
