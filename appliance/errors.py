@@ -4,6 +4,7 @@
     ├── BadInput            what was sent cannot be taken
     │   ├── BadName  BadNext  BadOption  BadScope
     │   ├── Exists          a name that is taken
+    │   ├── TooManyServers  one more named server than a user may have
     │   └── BodyTooLarge
     ├── Refused             the visitor may not do this
     │   ├── NotSignedIn  LoginRefused  LoginThrottled  BadXsrf  ForeignOrigin  NotYours  NotAdmin
@@ -65,6 +66,16 @@ class BadOption(BadInput):
     code = "bad-option"
     sentence = "That option cannot be used."
     action = "Choose one of the options offered."
+
+
+class TooManyServers(BadInput):
+    code = "too-many-servers"
+    sentence = "You have as many servers as you may have."
+    action = "Delete one that is not needed any more."
+
+    def __init__(self, most: int = 0) -> None:
+        super().__init__(f"You have {most} named server{'' if most == 1 else 's'} already, which is as many as you may have."
+                         if most else "")
 
 
 class BadScope(BadInput):

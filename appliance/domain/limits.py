@@ -28,3 +28,12 @@ def format_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit in ("bytes", "KB", "MB") or size >= 100 else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TB"
+
+
+def parse_cores(said: object) -> float | None:
+    """Return a number of cores, None for None. Raises BadOption."""
+    if said is None:
+        return None
+    if isinstance(said, bool) or not isinstance(said, (int, float)) or not 0.01 <= said <= 1024:
+        raise BadOption("“cpu_limit” is a number of cores like 0.5 or 2.")
+    return float(said)

@@ -114,6 +114,7 @@ class ServerRow(Base):
     failure_evidence: Mapped[str] = mapped_column(Text, default="")
     user_options: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
     display_name: Mapped[str] = mapped_column(default="", server_default="")
+    delete_when_stopped: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
 
     user: Mapped[UserRow] = relationship(lazy="joined", innerjoin=True)
 

@@ -19,6 +19,7 @@ STATUS: dict[type[ApplianceError], int] = {
     errors.BadOption: 400,
     errors.BadScope: 400,
     errors.Exists: 409,
+    errors.TooManyServers: 400,
     errors.BodyTooLarge: 413,
     errors.Refused: 403,
     errors.NotSignedIn: 403,

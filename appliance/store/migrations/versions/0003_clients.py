@@ -30,6 +30,7 @@ def upgrade() -> None:
     op.add_column("groups", sa.Column("properties", sa.JSON(), nullable=False, server_default="{}"))
     op.add_column("servers", sa.Column("user_options", sa.JSON(), nullable=False, server_default="{}"))
     op.add_column("servers", sa.Column("display_name", sa.String(length=255), nullable=False, server_default=""))
+    op.add_column("servers", sa.Column("delete_when_stopped", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.create_table(
         "services",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -137,6 +138,7 @@ def downgrade() -> None:
         for column in ("session_id", "client_id", "scopes", "service_name"):
             batch.drop_column(column)
         batch.alter_column("user_id", existing_type=sa.Integer(), nullable=False)
+    op.drop_column("servers", "delete_when_stopped")
     op.drop_column("servers", "display_name")
     op.drop_column("servers", "user_options")
     op.drop_column("groups", "properties")
