@@ -191,9 +191,8 @@ async def _authorize(call: Call) -> None:
         await _find_person(call, reaches)
     elif operation.target is Target.GROUP:
         await _find_group(call, reaches)
-    elif operation.target is Target.SERVICE:
-        if not any(reach.service(call.visit.param("service")) for reach in reaches):
-            raise NotFound(NOT_YOURS_TO_SEE)
+    elif operation.target is Target.SERVICE and not any(reach.service(call.visit.param("service")) for reach in reaches):
+        raise NotFound(NOT_YOURS_TO_SEE)
 
 
 def _lacking(operation: Operation, how: str = "") -> Refused:

@@ -73,8 +73,7 @@ def check(value: Any, schema: Schema, where: str = "") -> None:
     elif isinstance(value, str):
         _check_size(len(value), schema, "Length", where, "characters")
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value < schema.get("minimum", value) or value > schema.get("maximum", value):
-            raise BadInput(f"{_what(where)} is too {'small' if value < schema.get('minimum', value) else 'large'}.")
+        _check_number(value, schema, where)
 
 
 def check_sane(value: Any, depth: int = 0) -> None:
@@ -122,6 +121,13 @@ def _check_object(value: dict[str, Any], schema: Schema, where: str) -> None:
             check(inner, properties[name], below)
         elif isinstance(more, Mapping):
             check(inner, more, below)
+
+
+def _check_number(value: float, schema: Schema, where: str) -> None:
+    if value < schema.get("minimum", value):
+        raise BadInput(f"{_what(where)} is at least {schema['minimum']}.")
+    if value > schema.get("maximum", value):
+        raise BadInput(f"{_what(where)} is at most {schema['maximum']}.")
 
 
 def _check_size(size: int, schema: Schema, kind: str, where: str, words: str) -> None:
