@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import ssl
+import threading
 import time
 import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 import httpx
 from websockets.exceptions import WebSocketException
@@ -15,6 +19,9 @@ from websockets.typing import Origin
 
 ANSWER_S = 15.0          # an address that answers later than this does not answer
 CELL_S = 30.0
+GRACE_S = 5.0            # for the websocket library to keep its own timeouts
+
+_T = TypeVar("_T")
 
 
 class Failed(Exception):
@@ -23,6 +30,23 @@ class Failed(Exception):
     def __init__(self, sentence: str, action: str, code: str = "") -> None:
         super().__init__(sentence)
         self.sentence, self.action, self.code = sentence, action, code
+
+
+def within(timeout_s: float, work: Callable[[], _T]) -> _T:
+    """Return what `work` returns. Raises TimeoutError in any case, and leaves it to a thread that ends with the process.
+
+    The websocket library joins a thread of its own without a timeout once a connection fails, which was seen to take minutes.
+    """
+    ended: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            ended.set_result(work())
+        except BaseException as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return ended.result(timeout_s)
 
 
 class Kernel:
@@ -40,13 +64,25 @@ class Kernel:
         request = client.build_request("GET", path)
         client.cookies.set_cookie_header(request)
         secure = origin.startswith("https")
-        self._socket: ClientConnection = connect(
-            f"{origin.replace('http', 'ws', 1)}{path}", origin=Origin(site),
-            additional_headers={"Cookie": request.headers.get("Cookie", "")}, proxy=None, compression=None, max_size=None,
-            open_timeout=ANSWER_S, close_timeout=2, ssl=context if secure else None)
+        try:
+            self._socket: ClientConnection = within(ANSWER_S + GRACE_S, lambda: connect(
+                f"{origin.replace('http', 'ws', 1)}{path}", origin=Origin(site),
+                additional_headers={"Cookie": request.headers.get("Cookie", "")}, proxy=None, compression=None, max_size=None,
+                open_timeout=ANSWER_S, close_timeout=2, ssl=context if secure else None))
+        except TimeoutError:
+            raise Failed(f"The websocket did not open within {ANSWER_S:.0f} s.",
+                         "Look at the logs of Traefik and of the server.") from None
 
     def run(self, code: str, timeout_s: float = CELL_S) -> str:
-        """Return what the code prints or is worth. Raises Failed where it raises."""
+        """Return what the code prints or is worth. Raises Failed where it raises, or where nothing comes in time."""
+        try:
+            return within(timeout_s + GRACE_S, lambda: self._run(code, timeout_s))
+        except TimeoutError:
+            raise Failed(f"The kernel said nothing for {timeout_s:.0f} s.",
+                         "The box is very busy, or the kernel in the image does not start; look at the server's log."
+                         ) from None
+
+    def _run(self, code: str, timeout_s: float) -> str:
         asked = uuid.uuid4().hex
         header = {"msg_id": asked, "msg_type": "execute_request", "username": "", "session": self._session,
                   "date": "2026-01-01T00:00:00Z", "version": "5.3"}
@@ -57,12 +93,7 @@ class Kernel:
         said: list[str] = []
         end = time.monotonic() + timeout_s
         while True:
-            try:
-                message = json.loads(self._socket.recv(timeout=max(0.0, end - time.monotonic())))
-            except TimeoutError:
-                raise Failed(f"The kernel said nothing for {timeout_s:.0f} s.",
-                             "The box is very busy, or the kernel in the image does not start; look at the server's log."
-                             ) from None
+            message = json.loads(self._socket.recv(timeout=max(0.0, end - time.monotonic())))
             if message.get("parent_header", {}).get("msg_id") != asked:
                 continue
             match message["msg_type"]:
@@ -76,8 +107,8 @@ class Kernel:
                     return "".join(said)
 
     def close(self) -> None:
-        with contextlib.suppress(WebSocketException, OSError):
-            self._socket.close()
+        with contextlib.suppress(WebSocketException, OSError):  # TimeoutError is one
+            within(GRACE_S, self._socket.close)
 
 
 FILES = (".appliance-smoke-reserved", ".appliance-smoke-written")

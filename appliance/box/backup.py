@@ -207,8 +207,8 @@ def _homes(paths: Paths, root: Path) -> Iterator[Homes]:
                 "folder": place.name, "uid": owner.get("uid"), "path": str(inside), "subvolume": is_subvolume}
         homes.folders = [*([copies] if copies.exists() else []), *live]
         if live:
-            homes.warnings.append(f"{len(live)} of {len(places)} homes were copied while they may have been written to: they "
-                                  "are not Btrfs subvolumes, of which a picture of one moment can be taken.")
+            homes.warnings.append(f"{len(live)} of {shell.counted(len(places), 'home')} may have been written to while it was "
+                                  "copied: only of a Btrfs subvolume can a picture of one moment be taken.")
         yield homes
     finally:
         _remove_copies(copies)
@@ -248,7 +248,8 @@ def _write(paths: Paths, repository: Repository, folders: list[Path], report: Re
     summary = next((line for line in reversed(result.stdout.splitlines()) if '"summary"' in line), "")
     if result.returncode == 3:
         unread = [line for line in result.stderr.splitlines() if '"error"' in line]
-        report.warnings.append(f"{len(unread) or 'Some'} files could not be read and are not in the backup.")
+        report.warnings.append(f"{shell.counted(len(unread), 'file') if unread else 'Some files'} could not be read and "
+                               f"{'is' if len(unread) == 1 else 'are'} not in the backup.")
     elif not result.ok:
         raise restic.explain(repository, result)
     said = json.loads(summary) if summary else {}
@@ -330,8 +331,8 @@ def run_backup(paths: Paths, parsed: argparse.Namespace) -> int:
         return 0
     for warning in report.warnings:
         say(f"Mind: {warning}")
-    say(f"Backup {report.snapshot} of {report.homes} homes is in {report.repository} after {report.seconds:.0f} s "
-        f"({shell.size(report.added_bytes)} new).")
+    say(f"Backup {report.snapshot} of {shell.counted(report.homes, 'home')} is in {report.repository} after "
+        f"{report.seconds:.0f} s ({shell.size(report.added_bytes)} new).")
     return 0
 
 

@@ -36,6 +36,7 @@ class Found:
     foreign_containers: int = 0
     networks: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
+    listed_images: int = 0                  # those of them that “docker images” shows; the others are steps of building them
     tables: tuple[str, ...] = ()            # nftables, family inet
     units: tuple[str, ...] = ()
     mounts: tuple[Path, ...] = ()
@@ -55,8 +56,10 @@ def look(paths: Paths) -> Found:
     installed = shell.read_json(paths.installed_file)
     namespace = paths.name
     containers, foreign = _containers(namespace)
+    images, listed = _images(paths), set(lines("docker", "images", "--quiet", "--no-trunc"))
     return Found(
-        containers=containers, foreign_containers=foreign, networks=_networks(namespace), images=_images(paths),
+        containers=containers, foreign_containers=foreign, networks=_networks(namespace), images=images,
+        listed_images=len(listed.intersection(images)),
         tables=_tables(namespace), units=_units(paths, installed), mounts=_mounts(paths), fstab_lines=_fstab_lines(paths),
         files=_files(paths, installed), ufw_rules=_ufw_rules(),
         data=tuple(sorted(paths.data.iterdir())) if paths.data.is_dir() else (), installed=installed)

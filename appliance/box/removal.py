@@ -43,7 +43,8 @@ def remove_images(images: Iterable[str]) -> None:
         there = set(lines("docker", "images", "--all", "--quiet", "--no-trunc"))
         refused = [image for image in refused if image in there]
         if len(refused) == len(left):
-            say(f"{len(refused)} images stay, because containers or images that are not the box's stand on them.")
+            say(f"{shell.counted(len(refused), 'image stays', 'images stay')}, because containers or images that are not the "
+                "box's stand on what is in there.")
             return
         left = refused
 

@@ -109,7 +109,7 @@ def _fetch(paths: Paths, repository: Repository, found: dict[str, Any], note: No
     staging = fetch_staging(repository, found, incoming_data)
     if note.made["database_file"] == snapshot.SQLITE_COPY:
         snapshot.check_sqlite(staging / "database" / snapshot.SQLITE_COPY)
-    step(f"Fetching {len(note.made['homes'])} homes …")
+    step(f"Fetching {shell.counted(len(note.made['homes']), 'home')} …")
     _fetch_homes(repository, found, note.made, incoming_homes)
     wanted = [note.fetched(home) for home in note.made["homes"].values()]
     wanted += [staging / "database" / note.made["database_file"]] if note.made["database_file"] is not None else []
@@ -207,6 +207,7 @@ def _do_put_back(paths: Paths, note: Note, current: Release) -> list[str]:
             shell.run(["docker", "restart", "--time", "20", paths.container(service)], timeout_s=120)
     machine.wait()
     machine.check(current, machine.facts(current))
+    switch.Switch(paths, machine).remember(current, note.where)
     _forget(paths, note)
     return said
 
@@ -297,9 +298,11 @@ def _put_homes(note: Note) -> list[str]:
     for name, fetched in known.items():
         if fetched.exists():
             fetched.rename(homes / name)
-    said = [f"{len(known)} homes were put back."]
+    said = [f"{shell.counted(len(known), 'home was', 'homes were')} put back."]
     if aside.exists():
-        said.append(f"The {len(list(aside.iterdir()))} homes of before are in {aside}; remove it when nobody misses anything.")
+        number = len(list(aside.iterdir()))
+        said.append(f"The {shell.counted(number, 'home')} of before {'is' if number == 1 else 'are'} in {aside}; "
+                    "remove it when nobody misses anything.")
     return said
 
 
@@ -348,7 +351,8 @@ def restore_home(paths: Paths, repository: Repository, found: dict[str, Any], on
         name = _place_beside(fetched, target, folder, whole=len(parts) == 1)
     finally:
         _remove(incoming)
-    return f"{'/'.join(parts)} as it was on {when(found)} is now in the folder “{name}” in {parts[0]}'s home."
+    return (f"{'/'.join(parts)} as it was on {when(found)} is now in the folder “{name}” in {parts[0]}'s home, "
+            f"on this machine {target / name}.")
 
 
 def _place_beside(fetched: Path, home: Path, name: str, *, whole: bool) -> str:
@@ -401,8 +405,10 @@ def run_restore(paths: Paths, parsed: argparse.Namespace) -> int:
             said = [restore_home(paths, repository, found, parsed.only)]
         else:
             made = about(repository, found)
-            shell.ask(f"Put back the backup {found['short_id']} of {when(found)} ({len(made['homes'])} homes)? All servers "
-                       "are ended, everybody has to sign in again, and what was done since is put aside.", parsed.yes)
+            number = shell.counted(len(made["homes"]), "home")
+            shell.ask(f"Put back the backup {found['short_id']} of {when(found)} ({number})? "
+                       "All servers are ended, everybody has to sign in again, and what was done since is put aside.",
+                      parsed.yes)
             with shell.undisturbed(), release.alone(paths):
                 for sentence in (switch.Switch(paths).repair(), repair(paths)):
                     if sentence:

@@ -177,6 +177,11 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return "1 home", "2 homes"; `many` where it is not just one "s" more."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 def ask(question: str, yes: bool) -> None:
     """Raises BoxError unless somebody says yes."""
     if yes:

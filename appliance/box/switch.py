@@ -220,7 +220,7 @@ class Switch:
 
     def _settle(self, target: Release, where: dict[str, str]) -> list[str]:
         removed = self.machine.after(target)
-        self._remember(target, where)
+        self.remember(target, where)
         return removed
 
     def _ensure_known(self, where: dict[str, str], schema: str | None) -> None:
@@ -338,7 +338,8 @@ class Switch:
                 return
         shell.write_file(self.paths.wrapper, shell.WRAPPER, 0o755)
 
-    def _remember(self, target: Release, where: dict[str, str]) -> None:
+    def remember(self, target: Release, where: dict[str, str]) -> None:
+        """Note that what runs has read the configuration as it is now."""
         shell.write_file(self.paths.opt / "applied.json", json.dumps(
             {"release": target.id, "fingerprint": fingerprint(self.paths, target), "database": where}) + "\n", 0o600)
 

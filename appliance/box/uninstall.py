@@ -16,7 +16,7 @@ from pathlib import Path
 from appliance.box import removal, shell
 from appliance.box.found import Found, look
 from appliance.box.paths import Paths, read_env
-from appliance.box.shell import BoxError, say
+from appliance.box.shell import BoxError, counted, say
 
 # Ended first, or systemd would start again what is taken away; the slice and mounts only when nothing is in them.
 _FIRST_UNITS, _LAST_UNITS = (".timer", ".path", ".socket", ".service"), (".slice",)
@@ -58,11 +58,14 @@ def run(paths: Paths, parsed: argparse.Namespace) -> int:
         say("There is nothing of the box on this machine.")
         _say_stays(made)
         return 0
+    if parsed.dry_run:
+        say("Nothing is changed now. Without --dry-run:")
     for line in _what(found, purge_homes=parsed.purge_homes):
         say(line)
     if parsed.dry_run:
+        say("Step by step:")
         for step in made.steps:
-            say(f"would: {step.sentence}")
+            say(f"  {step.sentence}")
         _say_stays(made)
         return 0
     if not parsed.yes:
@@ -83,7 +86,11 @@ def run(paths: Paths, parsed: argparse.Namespace) -> int:
 
 
 def _what(found: Found, *, purge_homes: bool) -> Iterable[str]:
-    yield f"{found.running_servers} servers are running and are ended; whoever is working now loses what is not saved."
+    if found.running_servers:
+        yield (f"{counted(found.running_servers, 'server is running and is', 'servers are running and are')} ended; "
+               "whoever is working then loses what is not saved.")
+    else:
+        yield "No server is running."
     yield "Accounts, settings, certificates and secrets of the box are deleted."
     if purge_homes:
         yield "EVERY STUDENT'S FILES AND THE BACKUPS ON THIS MACHINE ARE DELETED."
@@ -93,7 +100,8 @@ def _ask(found: Found) -> None:
     """Raises BoxError unless somebody at the terminal says yes."""
     if not sys.stdin.isatty():
         raise BoxError("Nobody is here to be asked.", "Say --yes to take the box off without a question.")
-    word = input(f"Type “uninstall” to take the box off this machine ({found.running_servers} servers end): ")
+    end = counted(found.running_servers, "server ends", "servers end")
+    word = input(f"Type “uninstall” to take the box off this machine ({end}): ")
     if word.strip() != "uninstall":
         raise BoxError("Nothing was changed.", "Run it again when you are sure.")
 
@@ -125,7 +133,8 @@ def plan(paths: Paths, found: Found, *, purge_homes: bool = False, packages: boo
     for network in found.networks:
         add(f"Removing the network {network}", removal.runs("docker", "network", "rm", network))
     if found.images:
-        add(f"Removing {len(found.images)} images", lambda: removal.remove_images(found.images))
+        steps_too = " and what was left of building them" if len(found.images) > found.listed_images else ""
+        add(f"Removing {counted(found.listed_images, 'image')}{steps_too}", lambda: removal.remove_images(found.images))
     for table in found.tables:
         add(f"Removing the nftables table {table}", removal.runs("nft", "delete", "table", "inet", table))
     for rule in found.ufw_rules:
@@ -164,7 +173,9 @@ def _plan_packages(found: Found, add: _Add, stays: list[str], *, packages: bool)
     ours = [str(name) for name in found.installed.get("packages", [])]
     engine = [name for name in ours if name.startswith(("docker", "containerd"))]
     if engine and found.foreign_containers:
-        stays.append(f"the Docker engine: {found.foreign_containers} containers that are not the box's use it")
+        number = found.foreign_containers
+        stays.append(f"the Docker engine: {counted(number, 'container that is', 'containers that are')} not the box's "
+                     f"{'uses' if number == 1 else 'use'} it")
         ours = [name for name in ours if name not in engine]
     if ours and packages:
         add(f"Removing the packages {', '.join(ours)} and what only they needed", lambda: removal.purge(ours))

@@ -192,16 +192,16 @@ async def everybody():
             tasks.start_soon(made.authenticate, LoginRequest(), {"username": "alice", "password": "cheese and wine"})
 
 made = authenticator()
-anyio.run(everybody)
-before = pss_kb()
-anyio.run(everybody)
-print(before, pss_kb())
+for _ in range(9):
+    anyio.run(everybody)
+    print(pss_kb())
 """
 
 
 def test_hashing_for_a_whole_class_gives_its_memory_back() -> None:
     ran = subprocess.run([sys.executable, "-c", CLASS_SIGNS_IN], cwd=Path(__file__).parent, capture_output=True, text=True,
                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=True)
-    before, after = map(int, ran.stdout.split())
-    assert after - before < 8 * 1024
-    assert before < 200 * 1024
+    sizes = list(map(int, ran.stdout.split()))
+    # each of the two threads that hash may keep its last block of 19 MB, or not; a class after the other, 8 MB each is too much
+    assert max(sizes) - sizes[0] < 8 * 8 * 1024, sizes
+    assert max(sizes) < 200 * 1024

@@ -138,7 +138,7 @@ def is_btrfs(box: Box) -> bool:
     return shell.run(["stat", "-f", "-c", "%T", box.paths.homes]).stdout.strip() == "btrfs"
 
 
-def test_a_box_comes_back_whole(box: Box) -> None:
+def test_a_box_comes_back_whole(box: Box, capsys: pytest.CaptureFixture[str]) -> None:
     home = make_home(box, "alice", 10001)
     before = picture(home)
     with closing(sqlite3.connect(box.paths.database)) as in_use:  # as the Hub has it
@@ -148,7 +148,7 @@ def test_a_box_comes_back_whole(box: Box) -> None:
         report = backup.make(box.paths)
         in_use.rollback()
     assert (report.ok, report.homes) == (True, 1)
-    assert any("may have been written to" in each for each in report.warnings) != is_btrfs(box)
+    assert any("1 of 1 home may have been written to" in each for each in report.warnings) != is_btrfs(box)
     status = shell.read_json(box.paths.backup_status)
     assert (status["ok"], status["last_ok_at"], status["checked_at"] != "") == (True, status["at"], True)
     assert box.appliance("backup", "--verify") == 0
@@ -160,7 +160,11 @@ def test_a_box_comes_back_whole(box: Box) -> None:
     shell.write_file(box.paths.config_d / "50-own.py", "# broken\n")
     shell.write_file(box.paths.config_d / "10-box.py", "# the playbook's, of now\n")
     box.calls.clear()
+    capsys.readouterr()
     assert box.appliance("restore", "--yes") == 0
+    said = capsys.readouterr().out
+    assert "1 home was put back." in said
+    assert f"The 2 homes of before are in {next(box.paths.homes.glob('.before-restore-*'))};" in said
     assert box.calls == ["stop_hub", "clear", "prepare", "servers", "clear", "prepare", "up", "wait", "check"]
     assert box.sql("SELECT name, uid FROM users") == [("alice", 10001)]
     assert picture(home) == before
@@ -270,6 +274,7 @@ def test_one_home_comes_back_beside_what_is_there(box: Box, capsys: pytest.Captu
     (home / "a b").write_text("newer")
     assert box.appliance("restore", "--only", "homes/alice") == 0
     found = next(home.glob("restored-*"))
+    assert str(found) in capsys.readouterr().out
     assert picture(found) == before
     assert (found.stat().st_uid, (home / "a b").read_text()) == (10001, "newer")
     assert box.appliance("restore", "--only", "alice/*star?[x]") == 0

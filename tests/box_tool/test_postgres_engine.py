@@ -170,10 +170,15 @@ def test_a_configuration_that_leads_away_from_the_accounts_is_refused(real: Real
 
 def test_a_backup_brings_the_accounts_back(real: Real, releases: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     add(real, "bob")
+    own = real.paths.config_d / "50-own.py"
+    shell.write_file(own, "# the school's\n")
+    real.switch(releases[0])
     report = backup.make(real.paths)
     assert report.ok
     assert "PostgreSQL takes it" in backup.verify(real.paths)
     add(real, "carol")
+    shell.write_file(own, "# of later\n")
+    real.switch(releases[0])
     # on the way back the power goes as well
     monkeypatch.setattr(restore, "_put_files", lambda *_: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed):
@@ -182,5 +187,7 @@ def test_a_backup_brings_the_accounts_back(real: Real, releases: tuple[str, str]
     docker("kill", f"{real.name}-postgres")
     assert main(["switch", "--finish"], real.paths) == 0
     assert names(real) == ["alice", "bob"]
+    assert own.read_text() == "# the school's\n"
+    assert not real.switch(releases[0]).changed, "what came back is not what runs"
     assert not (real.paths.opt / "restore.json").exists()
     is_settled(real, releases[0])

@@ -158,7 +158,7 @@ def test_a_file_and_its_folder_are_the_same_release_with_pinned_images(tree: Pat
     assert release.stage(paths, tree) == release_id
     found = Release.read(paths.release(release_id))
     assert found is not None
-    assert (found.schema, found.version, images.builds) == ("0003", "1.2.3", 2)
+    assert (found.schema, found.version, images.builds) == ("0002", "1.2.3", 2)
     assert found.images == {"hub": "sha256:hub1", "traefik": "sha256:traefik2"}
     env = (paths.release(release_id) / "release.env").read_text()
     assert "APPLIANCE_HUB_IMAGE=sha256:hub1\n" in env

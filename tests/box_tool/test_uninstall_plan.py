@@ -100,7 +100,17 @@ def test_a_dry_run_changes_nothing_and_names_the_steps(paths: Paths, capsys: pyt
     before = files(paths)
     assert uninstall.run(paths, parsed("--dry-run")) == 0
     assert files(paths) == before
-    assert "would: Removing" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("Nothing is changed now. Without --dry-run:\nNo server is running.\n")
+    assert "Step by step:\n  Ending appliance-backup.timer\n" in said
+
+
+def test_what_is_counted_is_what_docker_shows(paths: Paths) -> None:
+    """The engine keeps an image for each line of a Dockerfile; nobody sees them."""
+    sentences = [step.sentence for step in uninstall.plan(paths, Found(images=("1", "2", "3"), listed_images=1)).steps]
+    assert "Removing 1 image and what was left of building them" in sentences
+    assert any("1 container that is not the box's uses it" in line for line in uninstall.plan(
+        paths, Found(foreign_containers=1, installed={"packages": ["docker.io"]})).stays)
 
 
 def test_nobody_there_to_ask_changes_nothing(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
