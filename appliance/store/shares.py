@@ -78,6 +78,10 @@ def find(t: Transaction, server_id: str, *, user_id: int | None = None, group_id
     return to_share(row) if row is not None and row.server.user.deleted_at is None else None
 
 
+def list_all(t: Transaction) -> list[Share]:
+    return [to_share(row) for row in t.scalars(select(ShareRow)) if row.server.user.deleted_at is None]
+
+
 def page(t: Transaction, *, server_id: str | None = None, owner_id: int | None = None, user_id: int | None = None,
          group_ids: Collection[int] = (), offset: int, limit: int) -> tuple[list[Share], int]:
     """Return some shares and how many there are: of a server, of an owner's servers, or with a user or any of the groups."""

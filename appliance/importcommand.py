@@ -1,0 +1,167 @@
+"""`appliance import-jupyterhub`: reads the file, shows what would come, makes it true, says what is left to do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from appliance import importhomes, jupyterhubfile, sheet
+from appliance.admin import Admin
+from appliance.config import Settings
+from appliance.errors import BadInput, BadOption
+from appliance.importer import people_of
+from appliance.importhomes import HomesReport
+from appliance.importplan import Plan
+from appliance.jupyterhubfile import OldHub
+from appliance.main import shown_url
+
+SHOWN = 40       # lines of a kind
+
+
+def run(settings: Settings, parsed: argparse.Namespace) -> int:
+    """Return the exit status."""
+    if parsed.sheet == "-" and parsed.json:
+        raise BadOption("--sheet - and --json would both use standard output.", action="Name a file with --sheet.")
+    old = jupyterhubfile.read(Path(parsed.file))
+    with Admin(settings) as admin:
+        importing = admin.importing(old, with_tokens=not parsed.without_tokens)
+        plan = importing.plan()
+        roster = admin.roster(people_of(plan))
+        listed = roster.plan()
+        if not parsed.dry_run and plan.changed:
+            if listed.generated and not parsed.sheet and not parsed.without_passwords:
+                raise BadInput(f"{len(listed.generated)} new accounts need a password. Nothing was changed.",
+                               action="Name a file for cards to print with --sheet FILE.html, or give them none for now with "
+                                      "--without-passwords.")
+            hashes = roster.hash(listed) if parsed.sheet else {}
+            path = Path(parsed.sheet).absolute() if parsed.sheet and parsed.sheet != "-" and listed.cards else None
+            page = sheet.render(listed.cards, shown_url(settings))
+            if path is not None:
+                sheet.write(path, page)      # safe on the disk before any account is written
+            try:
+                importing.apply(plan, hashes)
+            except BaseException:
+                if path is not None:
+                    with suppress(OSError):
+                        path.unlink()
+                raise
+            if parsed.sheet == "-" and listed.cards:
+                print(page)
+        uids = {user.name: user.uid for user in admin.list_users()}
+        homes = importhomes.report(Path(parsed.homes), plan.names, uids, settings.homes_dir) if parsed.homes else None
+    if parsed.json:
+        print(json.dumps(_as_json(old, plan, homes, dry_run=parsed.dry_run), indent=2, default=str))
+    else:
+        passwords = parsed.sheet if admin.manages_passwords else None
+        print("\n".join(_as_text(old, plan, homes, dry_run=parsed.dry_run, passwords=passwords)),
+              file=sys.stderr if parsed.sheet == "-" else sys.stdout)
+    return 0
+
+
+def _as_text(old: OldHub, plan: Plan, homes: HomesReport | None, *, dry_run: bool, passwords: str | None) -> list[str]:
+    """passwords: the name of the sheet, "" for none; None where they are kept elsewhere."""
+    version = {"?": ""}.get(old.version, f" {old.version}")
+    lines = [f"A database of JupyterHub{version}: {_counted(len(old.users), 'account')}, {_counted(len(old.groups), 'group')}, "
+             f"{_counted(len(old.shares), 'share')}."]
+    new = [_new_user(user.name, user.was, user.display_name, user.admin) for user in plan.users]
+    for title, entries in (
+            ("New accounts", new), ("Accounts here that become admins'", plan.new_admins),
+            ("Accounts that get a display name", [f"{name}: {shown}" for name, shown in plan.shown_names]),
+            ("New groups", plan.groups), ("Properties of groups", [name for name, _ in plan.properties]),
+            ("Members of groups", [f"{group}: {name}" for name, group in plan.members]),
+            ("Servers", [_server(server.user, server.name) + (f" ({server.display_name})" if server.display_name else "")
+                         for server in plan.servers]),
+            ("Shares", [f"{_server(share.owner, share.server)} with {share.user or f'the group {share.group}'}: "
+                        f"{', '.join(share.names)}" for share in plan.shares]),
+            ("API tokens that go on to work", [f"{each.user}: {_printable(each.token.note) or 'without a note'}"
+                                               for each in plan.tokens]),
+            ("Cannot come", [f"{problem.what}\n      → {problem.action}" for problem in plan.problems]),
+            ("Stays behind", _left_behind(old)), ("Note", old.notes)):
+        lines += _listed(title, entries)
+    if homes is not None:
+        lines += _homes(homes)
+    if not plan.changed:
+        lines.append("Nothing to do.")
+    elif dry_run:
+        lines.append("This was a dry run: nothing was changed.")
+    else:
+        lines.append("All of this is here now.")
+        if plan.users and passwords == "":
+            lines.append("The new accounts have no password yet. Give each one: appliance user passwd NAME")
+        elif plan.users and passwords and passwords != "-":
+            lines.append(f"The cards with the new passwords are in {Path(passwords).absolute()}. Print them, then delete the "
+                         "file.")
+    return lines
+
+
+def _left_behind(old: OldHub) -> list[str]:
+    found = []
+    if old.passwords:
+        found.append(f"{_counted(old.passwords, 'password')} of NativeAuthenticator: they are hashes of another kind, which "
+                     "nothing here can check. Everybody gets a new one.")
+    if old.other_tokens:
+        found.append(f"{_counted(old.other_tokens, 'API token')} of services, or chosen by hand: a service's stands in the "
+                     "configuration; for others make a new one with: appliance token NAME")
+    if old.share_codes:
+        found.append(f"{_counted(old.share_codes, 'share code')}: whoever shares makes a new link.")
+    if old.services:
+        found.append(f"Services made through the REST API ({', '.join(map(_printable, old.services))}): write them into "
+                     "c.JupyterHub.services.")
+    found += [f"The role {_printable(name)} ({', '.join(map(_printable, holders)) or 'nobody has it'}): write it into "
+              "c.JupyterHub.load_roles." for name, holders in old.roles.items()]
+    return [*found, "Sessions, running servers and what the sign-in remembered: everybody signs in anew."]
+
+
+def _homes(homes: HomesReport) -> list[str]:
+    lines = _listed("No folder found for", homes.missing)
+    lines += _listed("More than one folder could be of", homes.doubtful)
+    lines += _listed("Folders of nobody in the file", homes.others)
+    later = [f"{home.name}: {home.source}" for home in homes.found if not home.command]
+    lines += _listed("Homes whose commands are told once the accounts are here (run this again then)", later)
+    commands = [home.command for home in homes.found if home.command]
+    if commands:
+        lines += [f"Copy the homes, as root, while their servers are stopped: {len(commands)}", *commands]
+    return lines
+
+
+def _listed(title: str, entries: Sequence[str]) -> list[str]:
+    if not entries:
+        return []
+    more = [f"  … and {len(entries) - SHOWN} more"] if len(entries) > SHOWN else []
+    return [f"{title}: {len(entries)}", *(f"  {entry}" for entry in entries[:SHOWN]), *more]
+
+
+def _new_user(name: str, was: str, display_name: str, admin: bool) -> str:
+    said = [display_name, f"there as {_printable(was)}" if was != name else "", "an admin" if admin else ""]
+    more = ", ".join(word for word in said if word)
+    return f"{name} ({more})" if more else name
+
+
+def _server(owner: str, name: str) -> str:
+    return f"{owner}'s server “{name}”" if name else f"{owner}'s default server"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)[:80]
+
+
+def _as_json(old: OldHub, plan: Plan, homes: HomesReport | None, *, dry_run: bool) -> dict[str, object]:
+    return {
+        "changed": plan.changed, "dry_run": dry_run, "version": old.version,
+        "users": [asdict(user) for user in plan.users], "new_admins": list(plan.new_admins),
+        "display_names": dict(plan.shown_names), "groups": list(plan.groups), "properties": dict(plan.properties),
+        "members": [{"user": name, "group": group} for name, group in plan.members],
+        "servers": [asdict(server) for server in plan.servers], "shares": [asdict(share) for share in plan.shares],
+        "tokens": [{"user": each.user, "note": each.token.note, "scopes": list(each.token.scopes)} for each in plan.tokens],
+        "problems": [asdict(problem) for problem in plan.problems], "left_behind": _left_behind(old), "notes": list(old.notes),
+        "homes": None if homes is None else asdict(homes),
+    }
