@@ -5,9 +5,11 @@
     │   ├── BadName  BadNext  BadOption  BadScope
     │   ├── Exists          a name that is taken
     │   ├── TooManyServers  one more named server than a user may have
+    │   ├── NotHere         of the configuration, so it can be changed only there
     │   └── BodyTooLarge
     ├── Refused             the visitor may not do this
     │   ├── NotSignedIn  LoginRefused  LoginThrottled  BadXsrf  ForeignOrigin  NotYours  NotAdmin
+    │   ├── MissingScope    the token, or who is signed in, lacks the right
     │   ├── Archived        the account is put away
     │   └── MustChangePassword
     ├── NotFound            there is no such user, server, page
@@ -20,6 +22,7 @@
     │   └── SpawnError      the engine refused for a reason of its own
     ├── Unavailable         a part of the box does not answer
     │   ├── EngineDown  EngineUnsuitable  IsolationUnproven  ProxyDown  CertificateTrouble  DatabaseDown
+    │   └── ServiceFailed   a service that the Hub runs, or that does not answer
     └── Misconfigured       the configuration or a file of the installation is not usable
 
 Each class has a stable `code`, a `sentence` for the student and an `action` for the teacher or admin; an instance may
@@ -90,6 +93,12 @@ class Exists(BadInput):
     action = "Choose another name."
 
 
+class NotHere(BadInput):
+    code = "not-here"
+    sentence = "That is said in the configuration, so it cannot be changed here."
+    action = "Change jupyterhub_config.py and restart the Hub."
+
+
 class BodyTooLarge(BadInput):
     code = "body-too-large"
     sentence = "What was sent is larger than this page accepts."
@@ -149,6 +158,17 @@ class NotAdmin(Refused):
     code = "not-admin"
     sentence = "This page is for teachers and admins."
     action = "Sign in with an admin's account."
+
+
+class MissingScope(Refused):
+    code = "missing-scope"
+    sentence = "What came with this request may not do that."
+    action = "Use a token that has the scope, or ask an admin for a role with it."
+
+    @classmethod
+    def of(cls, *scopes: str) -> MissingScope:
+        """One of these is needed."""
+        return cls(f"This needs the scope {' or '.join(scopes)}, which is not held.")
 
 
 class Archived(Refused):
@@ -319,6 +339,12 @@ class DatabaseDown(Unavailable):
     code = "database-down"
     sentence = "The box's database does not answer right now. Running servers are not affected."
     action = "Check the database and the disk's free space."
+
+
+class ServiceFailed(Unavailable):
+    code = "service-failed"
+    sentence = "This service does not run right now. Please try again in a moment."
+    action = "Look at the page about services, which shows what it printed last."
 
 
 class Misconfigured(ApplianceError):

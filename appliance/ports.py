@@ -16,13 +16,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from traitlets import Bool, Dict, Float, Integer, List, Set, TraitError, TraitType, Unicode
+from traitlets import Bool, Dict, Enum, Float, Integer, List, Set, TraitError, TraitType, Unicode, Union, validate
 from traitlets import Callable as CallableTrait
 from traitlets.config import LoggingConfigurable
 
 from appliance.domain.limits import parse_bytes
 from appliance.domain.names import normalize_username, validate_username
+from appliance.domain.offers import ImageChoice, Profile, parse_profiles
 from appliance.domain.route import Route, ServiceRoute
+from appliance.domain.service import ServiceContainer
 from appliance.errors import ApplianceError, BadName, BadOption, LoginRefused
 
 
@@ -149,6 +151,9 @@ class ServerSpec:
     address: str              # fixed IP address out of `Spawner.addresses()`, or ""
     image: str                # "" is the spawner's default; already checked by `check_image`
     environment: Mapping[str, str]
+    mem_limit_bytes: int | None = None     # None: the spawner's, as with the next
+    cpu_limit: float | None = None
+    user_options: Mapping[str, object] = field(default_factory=dict)   # what the user chose; anything at all may be in it
 
 
 @dataclass(frozen=True)
@@ -183,6 +188,7 @@ class ActualServer:
     error: str = ""           # the engine's own words
     prefix: str = ""          # what the app calls its base URL, where that is known
     ended_at: datetime | None = None    # of one that has exited, where that is known
+    mem_limit_bytes: int | None = None  # that it was made with, where that is known
 
 
 @dataclass(frozen=True)
@@ -221,7 +227,46 @@ class Spawner(LoggingConfigurable):
     http_timeout = Integer(60, help="Seconds from then until its app has to answer.").tag(config=True)
     stop_timeout = Integer(10, help="Seconds a server has to save and end before it is killed.").tag(config=True)
 
+    options_form = Union(
+        [Unicode(), CallableTrait()], default_value="",
+        help="More fields of the form in which people choose their server, as HTML that is put on the page as it stands; or "
+             "a function of the person (name, admin, groups, user_options) that returns it.").tag(config=True)
+    options_from_form = Union(
+        [CallableTrait(), Enum(("simple", "passthrough"))], default_value="simple",
+        help="Function from the form's fields, each a list of texts, to the options to keep. simple: a field that is there "
+             "once is a text, and one that is \"on\" is True; passthrough: lists as they are.").tag(config=True)
+    apply_user_options = CallableTrait(
+        None, allow_none=True,
+        help="Function of the person and the options that were chosen; returns what the start differs in: {\"image\", "
+             "\"mem_limit\", \"cpu_limit\", \"environment\"}, or None. Options may also come by the REST API, so they may "
+             "be anything.").tag(config=True)
+    profile_list: List[Any] = List(
+        help="Ready-made servers to choose from: [{\"display_name\", \"slug\", \"description\", \"default\", \"groups\", "
+             "\"image\", \"mem_limit\", \"cpu_limit\", \"environment\", \"default_url\"}, …]; with groups, only for their "
+             "members.").tag(config=True)
+
     state_dir: Path = Path("state")   # given by the Hub: where a driver may keep files of its own
+    more_images: tuple[ImageChoice, ...] = ()   # given by the Hub: images that groups of the configuration may have
+
+    @validate("profile_list")
+    def _check_profile_list(self, proposal: Any) -> Any:
+        try:
+            parse_profiles(proposal["value"])
+        except BadOption as error:
+            raise TraitError(f"{type(self).__name__}.profile_list: {error.sentence}") from error
+        return proposal["value"]
+
+    def profiles(self) -> tuple[Profile, ...]:
+        return parse_profiles(self.profile_list)
+
+    def image_choices(self) -> tuple[ImageChoice, ...]:
+        """Return the images that `c.DockerSpawner.allowed_images` and the like offer, the default one first; empty where
+        there is no image to choose."""
+        return ()
+
+    async def missing_images(self, images: Iterable[str]) -> frozenset[str]:
+        """Return those of `images` that are not on this machine."""
+        return frozenset()
 
     async def prepare(self) -> None:
         """Make ready what all servers share and prove that it keeps them apart. Idempotent; run at start and after the
@@ -404,6 +449,50 @@ class Proxy(LoggingConfigurable):
     @abstractmethod
     async def stop(self) -> None:
         """End the proxy itself. Only `appliance stop` does that; one that others keep (see kept_by) is left alone."""
+
+
+# --------------------------------------------------------------------------------------------------------- Services --
+@dataclass(frozen=True)
+class ServiceSpec:
+    """One start of a service that the Hub runs. uid and home: of `user`, for a container."""
+
+    name: str
+    prefix: str               # "/services/course101/"
+    environment: Mapping[str, str]
+    command: tuple[str, ...] = ()
+    cwd: str = ""             # "" is the home
+    user: str = ""            # "" is the Hub's own, for a process
+    container: ServiceContainer | None = None
+    uid: int = 0
+    home: Path = Path("/")
+
+
+@dataclass(frozen=True)
+class ServiceStart:
+    pid: int = 0              # of a process
+    url: str = ""             # where a container listens, "http://10.77.255.243:8888"
+
+
+class ServiceRunner(Protocol):
+    """Runs services as processes, or as containers: one object for all of one sort."""
+
+    async def clear(self, keep: Collection[str]) -> None:
+        """End what an earlier Hub left behind and nobody wants any more. Raises EngineDown."""
+        ...
+
+    async def run(
+        self, spec: ServiceSpec, started: Callable[[ServiceStart], Awaitable[None]], line: Callable[[str], None],
+    ) -> str:
+        """Run a service until it ends by itself and return in words how: "with status 1". line: told what it prints.
+
+        One that runs already, with the same `spec`, is taken over. Cancelled, a process is ended in good order before this
+        returns; a container goes on. Raises ApplianceError where it cannot be started.
+        """
+        ...
+
+    async def stop(self, name: str) -> None:
+        """End one that no `run` looks after. Idempotent."""
+        ...
 
 
 # ------------------------------------------------------------------------------------------------------------ Homes --

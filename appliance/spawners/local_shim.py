@@ -1,8 +1,11 @@
-"""The small parent of one server's process: outlives the Hub, keeps its log within bounds and writes down how it ended.
+"""The small parent of one process. A server's outlives the Hub, keeps its log within bounds and writes down how it ended.
 
-Run as a script by an interpreter with `-I -S`, hence the standard library only. Reads one JSON object from its standard
+Run as a script by an interpreter with `-I -S`, hence the standard library only. Reads one line of JSON from its standard
 input, answers with one line on its standard output, {"shim", "pid", "started"} or {"error"}, and goes on in the
 background. SIGTERM ends the server: politely, then after stop_timeout by force, with all its descendants.
+
+A service's (“tied”) stays in the foreground instead: what the service prints follows on the standard output, and the end of
+the standard input ends it in the same way. So it ends with the Hub, however that ends. Its exit status is the service's.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import time
 import warnings  # noqa: F401 (os.execvpe imports it, when the user may not be allowed to read where Python is)
 from typing import Any
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _CHUNK = 65536
 
@@ -55,7 +59,10 @@ def launch(job: dict[str, Any], output: int) -> tuple[int, str]:
             os.dup2(output, 1)
             os.dup2(output, 2)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
-            become(job["uid"], job["gid"], job["groups"])
+            if job["uid"] is not None:
+                become(job["uid"], job["gid"], job["groups"])
+            if job.get("tied"):
+                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             os.umask(0o077)
             os.chdir(job["cwd"])
             os.execvpe(job["cmd"][0], job["cmd"], job["environment"])
@@ -92,6 +99,15 @@ class Log:
             self.size += os.write(self.file, data)
 
 
+class Printed:
+    """The standard output of a tied one; whoever read it may be gone."""
+
+    def write(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            while data:
+                data = data[os.write(1, data):]
+
+
 def kill_descendants() -> None:
     """End whatever the server left behind: as subreaper, this process becomes the parent of every orphan."""
     while True:
@@ -116,7 +132,7 @@ def children(parent: int) -> list[int]:
     return found
 
 
-def watch_over(pid: int, job: dict[str, Any], source: int, log: Log) -> int:
+def watch_over(pid: int, job: dict[str, Any], source: int, log: Log | Printed) -> int:
     """Copy output until the process ends and return its exit code, negative for a signal."""
     wakeup, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -133,7 +149,7 @@ def watch_over(pid: int, job: dict[str, Any], source: int, log: Log) -> int:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGTERM, stop)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # what came before this line comes now
-    sources = [wakeup, source]
+    sources = [wakeup, source, *([0] if job.get("tied") else [])]
     while True:
         left = max(0.0, kill_at[0] - time.monotonic()) if kill_at[0] else None
         if left == 0.0:
@@ -142,6 +158,9 @@ def watch_over(pid: int, job: dict[str, Any], source: int, log: Log) -> int:
         ready, _, _ = select.select(sources, [], [], left)
         if wakeup in ready:
             os.read(wakeup, _CHUNK)
+        if 0 in ready and not os.read(0, _CHUNK):
+            sources.remove(0)
+            stop()
         if source in ready:
             data = os.read(source, _CHUNK)
             log.write(data)
@@ -159,11 +178,13 @@ def watch_over(pid: int, job: dict[str, Any], source: int, log: Log) -> int:
 
 
 def main() -> None:
-    job = json.load(sys.stdin)
+    job = json.loads(sys.stdin.readline())
     # signals wait until somebody can answer them
     signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM, signal.SIGCHLD])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if job.get("tied"):
+        sys.exit(tied(job))
     if os.fork():  # the Hub waits for this one, and the other is nobody's child
         os._exit(0)
     os.setsid()
@@ -186,6 +207,19 @@ def main() -> None:
     code = watch_over(pid, job, source, log)
     kill_descendants()
     write_state(job, {**answer, "exit_code": code})
+
+
+def tied(job: dict[str, Any]) -> int:
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    source, output = os.pipe()
+    pid, wrong = launch(job, output)
+    os.close(output)
+    print(json.dumps({"error": wrong} if wrong else {"pid": pid}), flush=True)
+    if wrong:
+        return 127
+    code = watch_over(pid, job, source, Printed())
+    kill_descendants()
+    return code if code >= 0 else 128 - code
 
 
 def write_state(job: dict[str, Any], more: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ STATUS: dict[type[ApplianceError], int] = {
     errors.BadScope: 400,
     errors.Exists: 409,
     errors.TooManyServers: 400,
+    errors.NotHere: 405,
     errors.BodyTooLarge: 413,
     errors.Refused: 403,
     errors.NotSignedIn: 403,
@@ -29,6 +30,7 @@ STATUS: dict[type[ApplianceError], int] = {
     errors.ForeignOrigin: 403,
     errors.NotYours: 403,
     errors.NotAdmin: 403,
+    errors.MissingScope: 403,
     errors.Archived: 403,
     errors.MustChangePassword: 403,
     errors.NotFound: 404,
@@ -57,6 +59,7 @@ STATUS: dict[type[ApplianceError], int] = {
     errors.ProxyDown: 503,
     errors.CertificateTrouble: 503,
     errors.DatabaseDown: 503,
+    errors.ServiceFailed: 503,
     errors.Misconfigured: 500,
 }
 RETRY_AFTER_S = 5
