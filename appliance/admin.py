@@ -8,13 +8,16 @@ import anyio
 
 from appliance.config import Settings
 from appliance.domain.names import SMOKE_USER, validate_new_username, validate_username
+from appliance.domain.scopes import INHERIT, check
 from appliance.domain.user import User
 from appliance.errors import ApplianceError, BadInput, NotFound
-from appliance.main import make_authenticator, open_store
+from appliance.importer import Importing
+from appliance.jupyterhubfile import OldHub
+from appliance.main import make_authenticator, make_spawner, open_store
 from appliance.ports import Homes
 from appliance.roster import Applying
 from appliance.rosterfile import Person
-from appliance.store import groups, users
+from appliance.store import groups, tokens, users
 from appliance.store.database import Database, Transaction
 
 
@@ -69,6 +72,10 @@ class Admin:
     def roster(self, people: Sequence[Person], *, archive_missing: bool = False, yes: bool = False) -> Applying:
         return Applying(self._db, self._authenticator, people, archive_missing=archive_missing, yes=yes)
 
+    def importing(self, old: OldHub, *, with_tokens: bool = True) -> Importing:
+        return Importing(self._db, old, addresses=make_spawner(self.settings).addresses(), known=self.settings.roles.scopes,
+                         with_tokens=with_tokens)
+
     def make_admin(self, name: str) -> None:
         def work(t: Transaction) -> None:
             user = users.find(t, validate_username(name))
@@ -96,5 +103,16 @@ class Admin:
         if admins == [validate_username(name)]:
             raise BadInput(f"{admins[0]} is the only admin.", action="Add another one first: appliance user add NAME --admin")
 
-    def create_token(self, name: str, note: str = "", expires_in_s: int | None = None) -> str:
-        return self._db.run(lambda t: users.create_token(t, validate_username(name), note, expires_in_s))
+    def create_token(self, name: str, note: str = "", expires_in_s: int | None = None,
+                     scopes: Sequence[str] = (INHERIT,)) -> str:
+        """scopes: as they are written; what the account does not hold, the token does not either. Raises BadScope too."""
+        known = self.settings.roles.scopes
+        checked = [check(scope, known) for scope in dict.fromkeys(scopes)]
+
+        def work(t: Transaction) -> str:
+            user = users.find(t, validate_username(name))
+            if user is None:
+                raise NotFound(f"There is no user {name}.")
+            return tokens.add(t, user_id=user.id, note=note, expires_in_s=expires_in_s, scopes=checked, actor="appliance")[0]
+
+        return self._db.run(work)

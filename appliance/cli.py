@@ -135,6 +135,15 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--address", metavar="URL", help="the address on the cards (default: c.JupyterHub.public_url)")
     one.add_argument("--json", action="store_true", help="for programs")
     _yes(one, "also archive everybody, or take the last admin's rights")
+    one = add(commanding, "import-jupyterhub", commands.import_jupyterhub,
+              "bring accounts, groups and shares of an original JupyterHub here; its file is only read")
+    one.add_argument("file", metavar="FILE", help="its database, usually jupyterhub.sqlite")
+    one.add_argument("--dry-run", action="store_true", help="say what would come, and change nothing")
+    one.add_argument("--sheet", metavar="FILE.html", help="write new passwords as cards to print; - is standard output")
+    one.add_argument("--without-passwords", action="store_true", help="give new accounts no password yet")
+    one.add_argument("--without-tokens", action="store_true", help="leave the API tokens of people's scripts behind")
+    one.add_argument("--homes", metavar="FOLDER", help="also say which folder in it is whose, and the command that copies it")
+    one.add_argument("--json", action="store_true", help="for programs")
     smoke = add(commanding, "smoke", commands.smoke, "try the whole box as a student uses it; cleans up after itself")
     smoke.add_argument("--url", default="", help="the box's address (default: the one it shows)")
     smoke.add_argument("--ca-file", default="", metavar="FILE", help="trust this authority's certificate, too")
@@ -143,6 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     _name(token)
     token.add_argument("--note", default="from the command line", help="what it is for")
     token.add_argument("--expires-in", type=duration_s, metavar="TIME", help="like 3600, 12h or 30d (default: never)")
+    token.add_argument("--scope", action="append", metavar="SCOPE",
+                       help="what it may do, like read:users or servers!user; may be given several times (default: all that "
+                            "the account may)")
     return parser
 
 

@@ -170,6 +170,12 @@ def roster_apply(settings: Settings, parsed: argparse.Namespace) -> int:
     return apply(settings, parsed)
 
 
+def import_jupyterhub(settings: Settings, parsed: argparse.Namespace) -> int:
+    from appliance.importcommand import run
+
+    return run(settings, parsed)
+
+
 def user_delete(settings: Settings, parsed: argparse.Namespace) -> int:
     from appliance.admin import Admin
 
@@ -214,7 +220,7 @@ def token(settings: Settings, parsed: argparse.Namespace) -> int:
     from appliance.admin import Admin
 
     with Admin(settings) as admin:
-        print(admin.create_token(parsed.name, parsed.note, parsed.expires_in))  # alone, for $(…)
+        print(admin.create_token(parsed.name, parsed.note, parsed.expires_in, parsed.scope or ["inherit"]))  # alone, for $(…)
     return 0
 
 

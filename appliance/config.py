@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from traitlets import Bool, Enum, Float, Integer, List, TraitError, TraitType, Unicode
+from traitlets import Bool, Dict, Enum, Float, Integer, List, TraitError, TraitType, Unicode
 from traitlets.config import Config, Configurable, LoggingConfigurable
 
 from appliance import plugins
 from appliance.configfile import Checker, ConfigFile, GivenOnCommandLine, readable
 from appliance.cookiesecret import load_cookie_secret as load_cookie_secret
+from appliance.domain import roles, scopes
 from appliance.domain.hosts import clean_host
+from appliance.domain.roles import Roles
 from appliance.domain.urls import Urls, origin_of
-from appliance.errors import Misconfigured
+from appliance.errors import ApplianceError, Misconfigured
 from appliance.ports import Authenticator, Homes, Proxy, Spawner
 
 DEFAULT_FILE = "jupyterhub_config.py"
@@ -95,6 +97,15 @@ class JupyterHub(Configurable):
     metrics_token_file = Unicode(
         "", help="File of the token with which Prometheus reads /hub/metrics; an admin's API token does as well.",
     ).tag(config=True)
+    load_roles = List(
+        Dict(), help="Roles: dictionaries of name, description, scopes, and the users, services and groups who have it. The "
+                     "roles user, server and token can be changed, admin can be given.").tag(config=True)
+    custom_scopes = Dict(
+        help="Scopes of one's own, for services: {'custom:grades:read': {'description': 'read grades', 'subscopes': []}}.",
+    ).tag(config=True)
+    token_expires_in_max_seconds = Integer(
+        0, min=0, max=315_360_000, help="Longest life of a token that people or services make; 0: no such limit.",
+    ).tag(config=True)
     log_level = Enum(
         (0, 10, 20, 30, 40, 50, "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL"), "INFO",
         help="How much the Hub writes to its log.").tag(config=True)
@@ -133,6 +144,8 @@ class Settings:
     log_level: int
     authenticate_prometheus: bool
     metrics_token_file: Path | None
+    roles: Roles
+    token_expires_in_max_seconds: int   # 0: no more than what holds anyway
     notices: tuple[str, ...] = ()   # options we do not have
 
     @property
@@ -288,7 +301,8 @@ class _Resolver:
             homes_dir=Path(hub.homes_dir).absolute(),
             log_level=level if isinstance(level, int) else logging.getLevelNamesMapping()[str(level)], notices=notices,
             authenticate_prometheus=hub.authenticate_prometheus,
-            metrics_token_file=Path(hub.metrics_token_file).absolute() if hub.metrics_token_file else None)
+            metrics_token_file=Path(hub.metrics_token_file).absolute() if hub.metrics_token_file else None,
+            roles=self.roles(), token_expires_in_max_seconds=hub.token_expires_in_max_seconds)
 
     def binding(self) -> tuple[str, int, str]:
         hub, said = self.hub, self.config.JupyterHub
@@ -369,6 +383,16 @@ class _Resolver:
         if not origin or url.query or url.fragment or f"{url.path.rstrip('/')}/" not in ("/", base_url):
             raise self.refuse("public_url", "must be like https://box.school, with no path but base_url")
         return origin
+
+    def roles(self) -> Roles:
+        try:
+            known = scopes.define(self.hub.custom_scopes)
+        except ApplianceError as error:
+            raise self.refuse("custom_scopes", f"cannot be used: {error.sentence.rstrip('.')}") from error
+        try:
+            return roles.parse(self.hub.load_roles, known)
+        except ApplianceError as error:
+            raise self.refuse("load_roles", f"cannot be used: {error.sentence.rstrip('.')}") from error
 
     def default_url(self) -> str:
         if self.hub.default_url and not re.fullmatch(r"/[^/\\\s]\S*", self.hub.default_url):

@@ -29,6 +29,7 @@ from appliance.hub.hub import Hub
 from appliance.hub.lifecycle import Lifecycle
 from appliance.hub.lock import HubLock
 from appliance.hub.metrics import Metrics, MetricsAccess
+from appliance.hub.permissions import Permissions
 from appliance.hub.probe import Probe
 from appliance.hub.reboot import Marker
 from appliance.hub.rebuild import put_users_back
@@ -38,6 +39,7 @@ from appliance.hub.servers import Servers
 from appliance.hub.sessions import Sessions
 from appliance.hub.specs import Specs
 from appliance.hub.throttle import Throttle
+from appliance.hub.tokens import Tokens
 from appliance.jwt import SessionTokens
 from appliance.ports import Authenticator, Homes, KeptContainer, Proxy, Spawner
 from appliance.spawners.docker_control import DockerContainer
@@ -80,11 +82,13 @@ class Box:
             self.db, SessionTokens(derive_key(secret, "session"), settings.cookie_max_age),
             cookie_max_age_s=int(settings.cookie_max_age.total_seconds()), after_end=servers.end_rights)
         accounts = Accounts(self.db, self.authenticator, sessions, Throttle(), derive_key(secret, "device"))
+        permissions = Permissions(self.db, settings.roles, token_key)
         after_sign_in = settings.default_url or ("spawn" if settings.redirect_to_server else "home")
         self.hub = Hub(urls, __version__, settings.public_origin, after_sign_in, proxy_secret, secret, accounts, sessions,
                        servers, changes, self.reconciler, metrics,
                        Census(self.db, self.reconciler, self.spawner, self.homes),
                        MetricsAccess(settings.authenticate_prometheus, settings.metrics_token_file),
+                       permissions, Tokens(self.db, permissions, settings.token_expires_in_max_seconds),
                        settings.authority_file, self.proxy.trouble)
 
     def warnings(self) -> list[str]:

@@ -30,6 +30,7 @@ class Group:
     id: int
     name: str
     members: tuple[str, ...]     # names of users
+    properties: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,23 @@ class Session:
 
 @dataclass(frozen=True)
 class ApiToken:
+    """Of a user or of a service; the token itself is known to nobody but who has it."""
+
     id: int
-    user: User
+    user: User | None
     note: str
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
+    service_name: str = ""
+    scopes: tuple[str, ...] = ("inherit",)     # as they were given, not expanded
+    client_id: str = ""                        # of OAuth: whom it was given to
+    session_id: str = ""                       # of OAuth: it ends with this session
+
+    @property
+    def api_id(self) -> str:
+        """As the REST API calls it: "a12"."""
+        return f"a{self.id}"
 
 
 @dataclass(frozen=True)

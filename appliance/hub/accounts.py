@@ -7,14 +7,13 @@ import hmac
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import anyio
 
 from appliance.domain.names import normalize_username
 from appliance.domain.user import Session, User
 from appliance.errors import Archived, BadInput, LoginRefused, NotFound
-from appliance.hub.sessions import TOUCH_EVERY_S, Sessions
+from appliance.hub.sessions import Sessions
 from appliance.hub.throttle import Throttle
 from appliance.ports import Authenticator, Identity, LoginRequest
 from appliance.store import events, groups
@@ -106,16 +105,6 @@ class Accounts:
     async def groups_of(self, users: Sequence[User]) -> Mapping[int, tuple[str, ...]]:
         """Return the names of the groups of each of these users who is in one, by the user's id."""
         return await self._db.read(lambda t: groups.of_users(t, [user.id for user in users]))
-
-    async def token_user(self, token: str) -> User | None:
-        """Return the user of an API token, None if it is unknown or has expired."""
-        found = await self._db.read(lambda t: store.find_by_token(t, token))
-        if found is None:
-            return None
-        now = datetime.now(UTC)
-        if found.last_used_at is None or (now - found.last_used_at).total_seconds() > TOUCH_EVERY_S:
-            await self._db.transact(lambda t: store.touch_token(t, found.id))
-        return found.user
 
     def _device_mark(self, name: str) -> str:
         return hmac.new(self._device_key, name.encode(), hashlib.sha256).hexdigest()

@@ -13,9 +13,11 @@ from appliance.hub.accounts import Accounts
 from appliance.hub.census import Census
 from appliance.hub.changes import Changes
 from appliance.hub.metrics import Metrics, MetricsAccess
+from appliance.hub.permissions import Permissions
 from appliance.hub.reconciler import Reconciler
 from appliance.hub.servers import Servers
 from appliance.hub.sessions import Sessions
+from appliance.hub.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Hub:
     metrics: Metrics
     census: Census
     metrics_access: MetricsAccess
+    permissions: Permissions
+    tokens: Tokens
     authority_file: Path | None = None                  # the root of the box's own authority, for browsers to trust
     proxy_trouble: Callable[[], ApplianceError | None] = lambda: None
 

@@ -1,10 +1,7 @@
-"""Users, their passwords' hashes and their API tokens. Functions run inside a transaction of `Database`."""
+"""Users and their passwords' hashes. Functions run inside a transaction of `Database`."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -15,13 +12,12 @@ from sqlalchemy.orm import Session as Transaction
 
 from appliance.domain.names import SMOKE_USER
 from appliance.domain.server import Phase, Wanted
-from appliance.domain.user import ApiToken, User
-from appliance.errors import BadOption, Exists, NotFound
+from appliance.domain.user import User
+from appliance.errors import Exists, NotFound
 from appliance.store import events
 from appliance.store.rows import ApiTokenRow, CounterRow, ServerRow, SessionRow, ShareCodeRow, ShareRow, UserRow
 
 FIRST_UID = 100_000  # above every system's own accounts
-TOKEN_PREFIX_LENGTH = 8
 
 
 def to_user(row: UserRow) -> User:
@@ -200,46 +196,6 @@ def next_uid(t: Transaction) -> int:
     row.value = uid + 1
     t.flush()
     return uid
-
-
-# -- API tokens: only a salted hash is kept, found by an indexed prefix ------------------------------------------------
-def create_token(t: Transaction, name: str, note: str, expires_in_s: int | None) -> str:
-    """Return a new token, 64 hex characters; it is not kept and cannot be shown again. Raises NotFound, BadOption."""
-    row = _named(t, name)
-    if expires_in_s is not None and not 0 < expires_in_s <= 10 * 365 * 86_400:
-        raise BadOption("A token lives for at least one second and at most ten years; leave the time out for no end.")
-    now = datetime.now(UTC)
-    token = secrets.token_hex(32)
-    t.add(ApiTokenRow(user_id=row.id, prefix=token[:TOKEN_PREFIX_LENGTH], hashed=_hash_token(token), note=note[:200],
-                      created_at=now, expires_at=now + timedelta(seconds=expires_in_s) if expires_in_s else None))
-    events.append(t, "token.created", user_name=name, data={"note": note[:200]})
-    return token
-
-
-def find_by_token(t: Transaction, token: str) -> ApiToken | None:
-    """Return the token's record with its user, None if it is unknown or has expired."""
-    if not 16 <= len(token) <= 128:
-        return None
-    now = datetime.now(UTC)
-    rows = t.scalars(select(ApiTokenRow).where(ApiTokenRow.prefix == token[:TOKEN_PREFIX_LENGTH]))
-    for row in rows:
-        salt = row.hashed.partition(":")[0]
-        if not hmac.compare_digest(row.hashed, _hash_token(token, salt)):
-            continue
-        if row.user is not None and can_enter(row.user) and (row.expires_at is None or row.expires_at > now):
-            return ApiToken(row.id, to_user(row.user), row.note, row.created_at, row.expires_at, row.last_used_at)
-    return None
-
-
-def touch_token(t: Transaction, token_id: int) -> None:
-    row = t.get(ApiTokenRow, token_id)
-    if row is not None:
-        row.last_used_at = datetime.now(UTC)
-
-
-def _hash_token(token: str, salt: str = "") -> str:
-    salt = salt or secrets.token_hex(8)
-    return f"{salt}:{hashlib.sha512((salt + token).encode()).hexdigest()}"
 
 
 def _live(t: Transaction, name: str) -> UserRow | None:

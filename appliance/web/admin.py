@@ -51,6 +51,7 @@ class AdminPage(Page):
 
 
 async def admin(visit: Visit) -> Response:
+    visit.require("list:users")
     query = visit.request.query_params
     search, only = query.get("q", "")[:64].strip(), query.get("only", "")
     only = only if only in ("running", "archived") else ""
@@ -105,12 +106,14 @@ def _line(user: User, groups: tuple[str, ...], server: Server | None, usage: Usa
 
 
 async def start(visit: Visit) -> Response:
+    visit.require("start:servers")
     user, server_name = await _named(visit)
     await visit.hub.servers.start(user, server_name, actor=visit.somebody().name)
     return await _back(visit)
 
 
 async def stop(visit: Visit) -> Response:
+    visit.require("delete:servers")
     user, server_name = await _named(visit)
     await visit.hub.servers.stop(user, server_name, actor=visit.somebody().name)
     return await _back(visit)

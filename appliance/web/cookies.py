@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 SESSION = "jupyterhub-hub-login"      # the beginning of its name
+SESSION_ID = "jupyterhub-session-id"    # for servers: it tells one sign-in from the next and opens nothing
 DEVICE = "appliance-device"
 DEVICE_MAX_AGE_S = 365 * 24 * 3600
 

@@ -15,7 +15,7 @@ from appliance.ports import LoginRequest
 from appliance.web import cookies, security
 from appliance.web.errors import status_of
 from appliance.web.views import Page, render
-from appliance.web.visit import Visit, redirect
+from appliance.web.visit import Visit, redirect, sign_in_by_cookie
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +68,12 @@ async def sign_in(visit: Visit) -> Response:
         return response
     if visit.session is not None and visit.session.user.id != signed_in.session.user.id:
         await _end(visit, visit.session)
-    visit.session, visit.user = signed_in.session, signed_in.session.user
+    await sign_in_by_cookie(visit, signed_in.session)
     _forget_sessions(visit)
     name = cookies.session_name(visit.hub.key("session cookie"), signed_in.session.id)
     visit.set_cookie(name, signed_in.token, max_age_s=visit.hub.sessions.cookie_max_age_s)
     visit.set_cookie(cookies.DEVICE, signed_in.device, max_age_s=cookies.DEVICE_MAX_AGE_S)
+    visit.tell_session(signed_in.session)
     visit.xsrf()
     return await _go_on(visit, signed_in.session)
 
@@ -128,6 +129,7 @@ async def sign_out(visit: Visit) -> Response:
         await _end(visit, visit.session)
     _forget_sessions(visit)
     visit.set_cookie(security.XSRF_COOKIE, "", max_age_s=0)
+    visit.set_cookie(cookies.SESSION_ID, "", path=visit.urls.base, max_age_s=0)
     return redirect(visit.hub_url("login", signed_out="1"))
 
 

@@ -1,4 +1,5 @@
-"""/hub/metrics, for Prometheus: by the token of the box, by an admin's API token, or as an admin who is signed in."""
+"""/hub/metrics, for Prometheus: by the token of the box, by an API token with the scope read:metrics, or as somebody who is signed
+in and has it: an admin."""
 
 from __future__ import annotations
 
@@ -26,8 +27,8 @@ async def _check_access(visit: Visit) -> None:
         if access.fits(token[:500]):
             return
         await sign_in_by_token(visit)
-    if visit.user is None:
+    if visit.requester is None:
         raise NotSignedIn("Metrics are for Prometheus and for admins.",
                           action="Send the token of c.JupyterHub.metrics_token_file, or an admin's API token.")
-    if not visit.user.admin:
+    if not visit.requester.rights.has("read:metrics"):
         raise NotAdmin()

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from appliance.errors import (
     ApplianceError,
+    MissingScope,
     MustChangePassword,
     NotAdmin,
     NotFound,
@@ -24,7 +25,7 @@ from appliance.errors import (
 )
 from appliance.web import cookies, security
 from appliance.web.errors import of_http, show_error
-from appliance.web.visit import Visit, redirect, sign_in_by_token
+from appliance.web.visit import Visit, redirect, sign_in_by_cookie, sign_in_by_token
 
 if TYPE_CHECKING:
     from appliance.hub.hub import Hub
@@ -52,10 +53,12 @@ class Entry:
     access: Access = Access.SIGNED_IN
     methods: tuple[str, ...] = ("GET",)
     checks_itself: bool = False     # the handler checks origin and XSRF, or changes nothing
+    page: bool = False              # for people, although it stands under hub/api
+    scopes: tuple[str, ...] = ()    # one of these is needed, with whatever filter: whom it reaches, the handler looks at
 
     @property
     def api(self) -> bool:
-        return self.path == "hub/api" or self.path.startswith("hub/api/")
+        return not self.page and (self.path == "hub/api" or self.path.startswith("hub/api/"))
 
 
 def route(entry: Entry, hub: Hub, *, public: bool = True, base: str = "") -> Route:
@@ -101,29 +104,33 @@ async def _answer(visit: Visit, entry: Entry, public: bool) -> Response:
     by_token = entry.api and await sign_in_by_token(visit)
     if public and not by_token:
         tokens = [token for name in cookies.session_names(visit.cookies) for token in visit.cookies[name]]
-        visit.session = await visit.hub.sessions.find(tokens[:50])
-        visit.user = visit.session.user if visit.session else None
+        await sign_in_by_cookie(visit, await visit.hub.sessions.find(tokens[:50]))
     changes = visit.request.method not in security.SAFE_METHODS and not entry.checks_itself
     if changes and not by_token:
         security.check_origin(visit.request.headers, visit.own_origins)
-    _check_access(visit, entry.access)
+    _check_access(visit, entry)
     if changes and not by_token:
         await visit.check_xsrf()
     return await entry.handler(visit)
 
 
-def _check_access(visit: Visit, access: Access) -> None:
+def _check_access(visit: Visit, entry: Entry) -> None:
+    access = entry.access
     if access is Access.ANYONE:
         return
     if access is Access.PROXY:
         if not visit.trusted:
             raise NotFound()
         return
-    user = visit.somebody()
-    if user.must_change_password and visit.session and access is not Access.FIRST_STEPS:
+    if visit.requester is None:
+        raise NotSignedIn()
+    user = visit.user
+    if user is not None and user.must_change_password and visit.session and access is not Access.FIRST_STEPS:
         raise MustChangePassword()
-    if access is Access.ADMIN and not user.admin:
+    if access is Access.ADMIN and not visit.requester.rights.has("admin-ui"):
         raise NotAdmin()
+    if entry.scopes and not any(visit.requester.rights.reach(scope) for scope in entry.scopes):
+        raise MissingScope.of(*entry.scopes)
 
 
 def _turned_away(visit: Visit, error: ApplianceError) -> Response | None:

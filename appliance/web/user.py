@@ -65,7 +65,7 @@ async def _to_script(visit: Visit, path: str) -> Response:
     if not await sign_in_by_token(visit):
         raise NotSignedIn()
     server = await server_at(visit.hub, path)
-    if server.user_id != visit.somebody().id:
+    if visit.requester is None or not await visit.hub.permissions.may_enter(visit.requester, server):
         raise NotYours()
     return not_running(server)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hmac
+import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from starlette.datastructures import FormData
@@ -13,10 +14,11 @@ from starlette.responses import Response
 from starlette.types import Message, Receive
 
 from appliance.domain.capability import cookie_name
+from appliance.domain.requester import Requester
 from appliance.domain.server import Server
 from appliance.domain.urls import Urls, origin_of
 from appliance.domain.user import Session, User
-from appliance.errors import BadInput, BadNext, BodyTooLarge, NotSignedIn, Refused
+from appliance.errors import BadInput, BadNext, BodyTooLarge, MissingScope, NotSignedIn, Refused
 from appliance.web import cookies, security
 from appliance.web.cookies import Cookie
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from appliance.hub.hub import Hub
 
 MAX_BODY_BYTES = 64 * 1024
+MAX_API_BODY_BYTES = 1024 * 1024
 _LOCATION_SAFE = ":/%#?=@[]!$&'()*+,;{}|^`"
 
 
@@ -34,7 +37,8 @@ class Visit:
     trusted: bool = False             # it came through our own proxy, so X-Forwarded-… may be believed
     api: bool = False                 # under /hub/api: answers are JSON
     session: Session | None = None
-    user: User | None = None          # of the session, or of the API token
+    user: User | None = None          # of the session, or of the API token; None for a service
+    requester: Requester | None = None      # who that is, and what they may; None for strangers
     cookies: dict[str, list[str]] = field(default_factory=dict)
     set_cookies: list[Cookie] = field(default_factory=list)
     _xsrf: str = ""
@@ -44,7 +48,7 @@ class Visit:
         secret = request.headers.get("x-appliance-proxy", "")
         trusted = trust_proxy and bool(hub.proxy_secret) and hmac.compare_digest(
             secret.encode(), hub.proxy_secret.encode())
-        request = Request(request.scope, _limited(request))
+        request = Request(request.scope, _limited(request, MAX_API_BODY_BYTES if api else MAX_BODY_BYTES))
         return cls(request, hub, trusted, api, cookies=cookies.parse(request.headers.getlist("cookie")))
 
     # -- where it came from --------------------------------------------------------------------------------------------
@@ -130,6 +134,11 @@ class Visit:
         value = (await self.form()).get(name, "")
         return value if isinstance(value, str) else ""
 
+    async def json(self) -> Any:
+        """Return the body as JSON, None for an empty one. Raises BadInput, BodyTooLarge."""
+        body = await self.request.body()
+        return read_json(body) if body.strip() else None
+
     def param(self, name: str) -> str:
         return str(self.request.path_params.get(name, ""))
 
@@ -143,6 +152,13 @@ class Visit:
         if self.user is None:
             raise NotSignedIn()
         return self.user
+
+    def require(self, scope: str) -> None:
+        """Raises NotSignedIn, MissingScope unless the visitor holds a scope for everybody."""
+        if self.requester is None:
+            raise NotSignedIn()
+        if not self.requester.rights.has(scope):
+            raise MissingScope.of(scope)
 
     # -- the answer ----------------------------------------------------------------------------------------------------
     def hub_url(self, path: str, **query: str) -> str:
@@ -173,6 +189,10 @@ class Visit:
     def set_cookie(self, name: str, value: str, *, path: str = "", max_age_s: int | None = None) -> None:
         self.set_cookies.append(Cookie(name, value, path or self.urls.hub, max_age_s))
 
+    def tell_session(self, session: Session) -> None:
+        """Give the browser the cookie by which servers notice that somebody else, or nobody, is signed in now."""
+        self.set_cookie(cookies.SESSION_ID, session.id, path=self.urls.base, max_age_s=self.hub.sessions.cookie_max_age_s)
+
     def set_capability(self, server: Server, value: str) -> None:
         self.set_cookie(cookie_name(server.id), value, path=self.urls.server(server.user_name, server.name))
 
@@ -196,14 +216,48 @@ async def sign_in_by_token(visit: Visit) -> bool:
     scheme, _, token = visit.request.headers.get("authorization", "").partition(" ")
     if scheme.lower() not in ("token", "bearer"):
         return False
-    visit.user = await visit.hub.accounts.token_user(token.strip()) if 0 < len(token) <= 500 else None
-    if visit.user is None:
+    visit.requester = await visit.hub.permissions.by_token(token.strip()) if 0 < len(token) <= 500 else None
+    if visit.requester is None:
         raise Refused("That API token is not valid.", action="Make a new token with “appliance token NAME”.")
+    visit.user = visit.requester.user
     return True
 
 
-def _limited(request: Request) -> Receive:
-    """Return the request's receive, which raises BodyTooLarge instead of taking more than a form needs."""
+async def sign_in_by_cookie(visit: Visit, session: Session | None) -> None:
+    """Take a session for who visits, or nobody for None."""
+    visit.session, visit.user = session, session.user if session else None
+    visit.requester = await visit.hub.permissions.by_session(session) if session else None
+
+
+def read_json(body: bytes) -> Any:
+    """Return what a JSON text says. Raises BadInput where it is broken, nested too deep, names a key twice, or holds numbers
+    that are none."""
+    try:
+        return json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_integer)
+    except (ValueError, RecursionError) as error:
+        why = "" if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError, RecursionError)) else f" {error}"
+        raise BadInput(f"The body has to be JSON.{why}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("A key stands in it twice.")
+    return found
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number.")
+
+
+def _integer(text: str) -> int:
+    if len(text) > 18:
+        raise ValueError("A number in it is too large.")
+    return int(text)
+
+
+def _limited(request: Request, most: int) -> Receive:
+    """Return the request's receive, which raises BodyTooLarge instead of taking more than `most` bytes."""
     taken = 0
 
     async def receive() -> Message:
@@ -211,7 +265,7 @@ def _limited(request: Request) -> Receive:
         length = request.headers.get("content-length", "0")
         message = await request.receive()
         taken += len(message.get("body", b""))
-        if taken > MAX_BODY_BYTES or (length.isdecimal() and int(length[:12]) > MAX_BODY_BYTES):
+        if taken > most or (length.isdecimal() and int(length[:12]) > most):
             raise BodyTooLarge()
         return message
 

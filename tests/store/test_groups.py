@@ -12,7 +12,7 @@ from sqlalchemy import inspect, text
 from appliance.domain.names import SMOKE_USER
 from appliance.domain.server import Phase, Wanted
 from appliance.errors import Archived
-from appliance.store import groups, migrate, servers, sessions, users
+from appliance.store import groups, migrate, servers, sessions, tokens, users
 from appliance.store.database import MIGRATIONS, VERSION_TABLE, Database
 
 pytestmark = pytest.mark.unit
@@ -65,7 +65,7 @@ def test_down_and_up_again_loses_nothing_and_opens_no_archived_account(db_url: s
         for name in ("teacher", "ada", "bob"):
             user = db.run(lambda t, name=name: users.add(t, name))  # type: ignore[misc]
             db.run(lambda t, name=name: users.set_password(t, name, f"hash-{name}", must_change=False))  # type: ignore[misc]
-        token = db.run(lambda t: users.create_token(t, "bob", "", None))
+        token = db.run(lambda t: tokens.add(t, user_id=users.find(t, "bob").id, note="", expires_in_s=None)[0])
         db.run(lambda t: users.set_display_name(t, user.id, "Bob Ross"))
         db.run(lambda t: groups.set_of_user(t, user.id, ["10a", "Chor"]))
         db.run(lambda t: users.archive(t, "bob"))
@@ -91,7 +91,7 @@ def test_down_and_up_again_loses_nothing_and_opens_no_archived_account(db_url: s
         assert db.run(lambda t: groups.of_users(t)) == {bob.id: ("10a", "Chor")}
         db.run(lambda t: users.unarchive(t, "bob"))
         assert db.run(lambda t: users.get_password(t, "bob")) == ("hash-bob", False)
-        assert db.run(lambda t: users.find_by_token(t, token)) is None
+        assert db.run(lambda t: tokens.find(t, token)) is None
         ada = db.run(lambda t: users.find(t, "ada"))
         assert ada is not None
         db.run(lambda t: groups.set_of_user(t, ada.id, ["new one"]))   # ids go on where they were
@@ -101,7 +101,7 @@ def test_down_and_up_again_loses_nothing_and_opens_no_archived_account(db_url: s
 def test_an_archived_account_opens_nothing_and_runs_nothing(db: Database) -> None:
     ada = db.run(lambda t: users.add(t, "ada"))
     db.run(lambda t: users.set_password(t, "ada", "hash", must_change=False))
-    token = db.run(lambda t: users.create_token(t, "ada", "", None))
+    token = db.run(lambda t: tokens.add(t, user_id=users.find(t, "ada").id, note="", expires_in_s=None)[0])
     db.run(lambda t: sessions.add(t, "s" * 20, ada.id, origin="", address="", user_agent="", lifetime_s=60))
     running = db.run(lambda t: servers.want_running(t, ada.id, "", image="", addresses=(), actor="ada"))
     db.run(lambda t: servers.enter_phase(t, running.id, Phase.READY, start_no=running.start_no))
@@ -110,7 +110,7 @@ def test_an_archived_account_opens_nothing_and_runs_nothing(db: Database) -> Non
     assert not db.run(lambda t: users.archive(t, "ada"))
 
     assert db.run(lambda t: users.get_password(t, "ada")) is None
-    assert db.run(lambda t: users.find_by_token(t, token)) is None
+    assert db.run(lambda t: tokens.find(t, token)) is None
     assert db.run(lambda t: sessions.find(t, "s" * 20)) is None
     assert db.run(lambda t: servers.get(t, running.id)).wanted is Wanted.STOPPED  # type: ignore[union-attr]
     assert [server.id for server in db.run(servers.unsettled)] == [running.id]
@@ -121,7 +121,7 @@ def test_an_archived_account_opens_nothing_and_runs_nothing(db: Database) -> Non
 
     assert db.run(lambda t: users.unarchive(t, "ada"))
     assert db.run(lambda t: users.get_password(t, "ada")) == ("hash", False)
-    assert db.run(lambda t: users.find_by_token(t, token)) is not None
+    assert db.run(lambda t: tokens.find(t, token)) is not None
 
 
 def test_pages_leave_out_the_archived_and_the_boxs_own_account(db: Database) -> None:

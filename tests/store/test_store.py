@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from appliance.domain.server import Failure, Phase, Wanted
 from appliance.errors import BadOption, Exists, NoAddress, NotFound
-from appliance.store import events, servers, sessions, users
+from appliance.store import events, servers, sessions, tokens, users
 from appliance.store.database import Database
 
 pytestmark = pytest.mark.unit
@@ -120,10 +120,10 @@ def test_every_change_of_phase_is_an_event(db: Database) -> None:
 def test_a_deleted_user_loses_sessions_tokens_and_wanted_servers(db: Database) -> None:
     user = db.run(lambda t: users.add(t, "alice"))
     server = want(db, user.id)
-    token = db.run(lambda t: users.create_token(t, "alice", "", None))
+    token = db.run(lambda t: tokens.add(t, user_id=users.find(t, "alice").id, note="", expires_in_s=None)[0])
     db.run(lambda t: sessions.add(t, "s" * 20, user.id, origin="", address="", user_agent="", lifetime_s=60))
     db.run(lambda t: users.delete(t, "alice"))
-    assert db.run(lambda t: users.find_by_token(t, token)) is None
+    assert db.run(lambda t: tokens.find(t, token)) is None
     assert db.run(lambda t: sessions.find(t, "s" * 20)) is None
     assert db.run(lambda t: servers.get(t, server.id)).wanted is Wanted.STOPPED  # type: ignore[union-attr]
     assert [s.id for s in db.run(servers.unsettled)] == [server.id]
@@ -140,16 +140,16 @@ def test_sessions_expire(db: Database) -> None:
 def test_a_tokens_life_is_checked(db: Database, expires_in_s: int) -> None:
     db.run(lambda t: users.add(t, "alice"))
     with pytest.raises(BadOption):
-        db.run(lambda t: users.create_token(t, "alice", "", expires_in_s))
+        db.run(lambda t: tokens.add(t, user_id=users.find(t, "alice").id, note="", expires_in_s=expires_in_s)[0])
 
 
 def test_only_a_tokens_hash_is_kept(db: Database) -> None:
     db.run(lambda t: users.add(t, "alice"))
-    token = db.run(lambda t: users.create_token(t, "alice", "script", 60))
+    token = db.run(lambda t: tokens.add(t, user_id=users.find(t, "alice").id, note="script", expires_in_s=60)[0])
     rows = db.run(lambda t: t.execute(text("SELECT prefix, hashed FROM api_tokens")).all())
     assert token not in str(rows)
-    found = db.run(lambda t: users.find_by_token(t, token))
+    found = db.run(lambda t: tokens.find(t, token))
     assert found is not None
     assert found.expires_at is not None
     assert found.expires_at - datetime.now(UTC) < timedelta(seconds=61)
-    assert db.run(lambda t: users.find_by_token(t, token[:-1] + ("0" if token[-1] != "0" else "1"))) is None
+    assert db.run(lambda t: tokens.find(t, token[:-1] + ("0" if token[-1] != "0" else "1"))) is None

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from appliance.domain import capability
 from appliance.domain.capability import Capability
+from appliance.domain.requester import Requester
+from appliance.domain.roles import Roles
+from appliance.domain.scopes import Owner, Rights, expand, identify
 from appliance.domain.server import Failure, Phase, Server, Wanted
 from appliance.domain.urls import Urls
 from appliance.domain.user import Session, User
@@ -82,8 +85,48 @@ class FakeAccounts:
     async def find_user(self, name: str) -> User | None:
         return self.users.get(name)
 
-    async def token_user(self, token: str) -> User | None:
-        return self.users.get(self.tokens.get(token, ""))
+
+class FakePermissions:
+    """With the real roles and scopes; `FakeAccounts.tokens` says whose a token is, `scopes` what it is narrowed to."""
+
+    def __init__(self, hub: FakeHub) -> None:
+        self.hub = hub
+        self.roles = Roles()
+        self.scopes: dict[str, tuple[str, ...]] = {}
+        self.shared: set[tuple[str, str]] = set()      # (user, server id)
+
+    def _rights(self, user: User) -> Rights:
+        names = self.roles.of_user(user.name, self.hub.accounts.groups.get(user.name, ()), admin=user.admin)
+        owner = Owner(user=user.name)
+        return Rights(expand(self.roles.scopes_of(names), owner) | identify(owner))
+
+    async def of_user(self, user: User) -> Rights:
+        return self._rights(user)
+
+    async def by_session(self, session: Session) -> Requester:
+        user = session.user
+        groups = self.hub.accounts.groups.get(user.name, ())
+        return Requester("user", user.name, self._rights(user), user, session_id=session.id, groups=groups,
+                         roles=self.roles.of_user(user.name, groups, admin=user.admin))
+
+    async def by_token(self, token: str) -> Requester | None:
+        user = self.hub.accounts.users.get(self.hub.accounts.tokens.get(token, ""))
+        if user is None:
+            return None
+        groups = self.hub.accounts.groups.get(user.name, ())
+        found = Requester("user", user.name, self._rights(user), user, token_id=1, groups=groups,
+                          roles=self.roles.of_user(user.name, groups, admin=user.admin))
+        if token in self.scopes:
+            owner, scopes = Owner(user=user.name), self.scopes[token]
+            found = replace(found, scopes=scopes,
+                            rights=found.rights.narrowed(expand(scopes, owner)).with_more(identify(owner)))
+        return found
+
+    async def may_enter(self, requester: Requester, server: Server) -> bool:
+        user = requester.user
+        return user is not None and requester.is_token and (
+            server.user_id == user.id or (user.name, server.id) in self.shared) and requester.rights.holds(
+                f"access:servers!server={server.user_name}/{server.name}")
 
 
 class FakeSessions:
@@ -263,6 +306,7 @@ class FakeHub:
         self.public_url = public_url
         self.accounts, self.sessions = FakeAccounts(self), FakeSessions(self)
         self.servers, self.events = FakeServers(self), FakeEvents()
+        self.permissions = FakePermissions(self)
         self.metrics, self.census, self.metrics_access = Metrics(self.version), FakeCensus(), MetricsAccess()
         self.trouble: list[ApplianceError] = []
         self.edge_trouble: list[ApplianceError] = []

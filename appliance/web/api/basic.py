@@ -84,11 +84,13 @@ async def progress(visit: Visit) -> Response:
 async def authorize(visit: Visit) -> Response:
     """What the proxy asks for a script's API token: may it enter this server, and with which header instead?
 
-    Nobody enters another's server here, not even an admin. The user's own token never reaches a container.
+    Nobody enters another's server here, not even an admin, unless it is shared with them. The user's own token never
+    reaches a container.
     """
     server = await visit.hub.servers.by_id(visit.param("server_id")[:64])
-    user = visit.user
-    if server is None or user is None or visit.session or server.user_id != user.id or not server.ready:
+    requester = visit.requester
+    if server is None or requester is None or visit.session or not server.ready \
+            or not await visit.hub.permissions.may_enter(requester, server):
         raise Refused("This API token does not open that server.")
     injected = visit.hub.servers.injected_authorization(server)
     # without the header in the answer, the proxy takes the one in the request away
