@@ -45,6 +45,7 @@ class Plan:
     tls: str = "selfsigned"
     tls_certificate: str = ""
     tls_key: str = ""
+    tls_new_root: bool = False        # selfsigned: devices may have to be told to trust another root
     acme_challenge: str = "http"
     subnet: str = "10.77.0.0/16"
     data: str = DEFAULT_DATA

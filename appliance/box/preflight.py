@@ -8,7 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from appliance.box import check_docker, check_homes, check_network, check_packages, check_ports, check_system, checks, shell
+from appliance.box import (
+    check_docker,
+    check_homes,
+    check_network,
+    check_packages,
+    check_ports,
+    check_root,
+    check_system,
+    checks,
+    shell,
+)
 from appliance.box.checks import Check
 from appliance.box.machine import Machine
 from appliance.box.paths import Paths
@@ -68,6 +78,7 @@ def the_checks(machine: Machine, plan: Plan, *, installed: bool) -> list[Callabl
         partial(check_packages.check_authorities, machine),
         partial(check_packages.check_packages, machine, plan),
         partial(check_homes.check_certificate_files, machine, plan),
+        partial(check_root.check_own_root, machine, plan),
         partial(check_homes.check_users_file, machine, plan),
     ]
 

@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,8 +75,8 @@ def test_every_role_says_what_it_changes_and_how_to_undo_it(role):
 
 def test_the_playbook_runs_every_role():
     play = yaml.safe_load((ROLES.parent / "site.yml").read_text(encoding="utf-8"))[0]
-    assert sorted(entry["role"] for entry in play["roles"]) == NAMES
-    order = [entry["role"] for entry in play["roles"]]
+    order = [*(entry["role"] for entry in play["roles"]), play["tasks"][0]["block"][0]["ansible.builtin.import_role"]["name"]]
+    assert sorted(order) == NAMES
     assert order[:2] == ["appliance", "preflight"]
     assert order[-1] == "smoke"
 
@@ -85,6 +87,32 @@ def test_only_modules_of_ansible_itself_are_used():
                for found in re.findall(r"^\s+(\w+\.\w+\.\w+):", file.read_text(encoding="utf-8"), re.MULTILINE)}
     assert modules
     assert all(module.startswith("ansible.builtin.") for module in modules), modules
+
+
+def test_the_tables_to_read_in_the_repository_are_those_of_the_roles():
+    """`python ansible/variables.py > ansible/VARIABLES.md` makes them anew."""
+    tables = (ROLES.parent / "VARIABLES.md").read_text(encoding="utf-8")
+    assert tables == "\n".join(load(ROLES.parent / "variables.py").lines()) + "\n"
+    assert set(re.findall(r"^\| `(\w+)` \|", tables, re.MULTILINE)) == {name for role in NAMES for name in options(role)}
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_address_and_first_password_are_told_whatever_the_smoke_test_says(tmp_path, passes):
+    """The last tasks of the playbook itself, with another smoke test."""
+    play = yaml.safe_load((ROLES.parent / "site.yml").read_text(encoding="utf-8"))[0]
+    (tmp_path / "roles/smoke/tasks").mkdir(parents=True)
+    (tmp_path / "roles/smoke/tasks/main.yml").write_text(yaml.safe_dump([
+        {"name": "Try", "ansible.builtin.assert": {"that": passes, "fail_msg": "a student cannot use it"}}]))
+    said = "The password of admin, shown only this once: correct-horse"
+    (tmp_path / "site.yml").write_text(yaml.safe_dump([{
+        "hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": play["tasks"], "vars": {
+            **all_defaults(), "appliance_name": "box.school.example", "hub_admin": {"stdout": said, "stdout_lines": [said]}}}]))
+    done = subprocess.run([Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", tmp_path / "site.yml"],
+                          capture_output=True, text=True, check=False, timeout=120, env={**os.environ, "LC_ALL": "C.UTF-8"})
+    assert done.returncode == (0 if passes else 2), done.stdout + done.stderr
+    assert "The box is at https://box.school.example/" in done.stdout
+    assert "correct-horse" in done.stdout
+    assert ("a student cannot use it" in done.stdout) != passes
 
 
 # -------------------------------------------------------------------------------------------------------- what is wrong --
