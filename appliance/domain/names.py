@@ -13,6 +13,11 @@ from appliance.errors import BadName
 MAX_LENGTH = 64
 PUNCTUATION = frozenset("._-@")
 SMOKE_USER = "smoke-test"    # the box's own account, for its test of itself; nobody else's
+# First parts of paths of Jupyter and of what often runs in it: a server of such a name would hide them in the default one.
+OF_THE_APP = frozenset((
+    "api", "consoles", "custom", "desktop", "doc", "edit", "files", "git-pull", "hub", "lab", "login", "logout", "metrics",
+    "nbconvert", "nbextensions", "notebooks", "oauth_callback", "proxy", "rstudio", "static", "terminals", "tree", "user",
+    "view", "voila", "vscode"))
 GROUP_PUNCTUATION = frozenset(" ._-@+()")
 # Letters of other scripts that look like a Latin one: a name made of nothing else is a look-alike of a Latin name.
 _LATIN_TWINS = frozenset("аеорсухіјѕԁһԛԝьгкмнтвαοριυνκ")
@@ -51,6 +56,14 @@ def validate_username(name: str) -> str:
 def validate_servername(name: str) -> str:
     """Return `name` of a named server ("" is the default one). Raises BadName."""
     return validate_username(name) if name else ""
+
+
+def validate_new_servername(name: str) -> str:
+    """As validate_servername, for a server that is to be made. Raises BadName for a path of what runs in servers."""
+    name = validate_servername(name)
+    if name in OF_THE_APP:
+        raise BadName(f"“{name}” is a page of every server, so no server can be called that.", action="Choose another name.")
+    return name
 
 
 def validate_new_username(name: str) -> str:

@@ -17,6 +17,7 @@ class Route:
     origins: tuple[str, ...]          # public origins that may send an Origin header, sorted
     injected_token: str | None        # added as `Authorization: token …`; None: the image must not get one
     strip_prefix: bool = False        # the app knows nothing of its prefix
+    below: tuple[str, ...] = ()       # prefixes below this one that are other servers', which may not run now; sorted
 
 
 @dataclass(frozen=True)

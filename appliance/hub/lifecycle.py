@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import anyio
 
+from appliance.domain.route import Route
 from appliance.domain.server import Phase, Server, Wanted
 from appliance.errors import AddressChanged, AppAnswersErrors, ApplianceError, AppNeverListened, StopTimeout, Unavailable
 from appliance.hub.changes import Changes
@@ -20,7 +21,7 @@ from appliance.hub.specs import Specs
 from appliance.log import redact
 from appliance.ports import ActualServer, ActualState, Authenticator, Homes, Proxy, Spawner
 from appliance.store import servers as store
-from appliance.store.database import Database
+from appliance.store.database import Database, Transaction
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +48,16 @@ class Lifecycle:
     async def start(self, server: Server) -> Server | None:
         """From STARTING to BOOTING: home, container, route. None if it was meanwhile wanted otherwise."""
         with anyio.fail_after(max(left_s(server), 0)):
+            chosen = await self.specs.offers.start_with(server)
+            if chosen.image != server.image:    # it was meanwhile taken from who chose it, or another is the default
+                await self.db.transact(lambda t: store.set_image(t, server.id, chosen.image))
+                server = replace(server, image=chosen.image)
             await self.spawner.check_image(server.image)
             home = await self.homes.ensure(server.uid, server.user_name)
             self.on_step("home")
             extra: dict[str, str] = {}
             await self.authenticator.pre_spawn_start(server.user_name, extra)
-            spec = self.specs.of(server, home, self.routes.token(server), extra)
+            spec = self.specs.of(server, home, self.routes.token(server), extra, chosen)
             handle = await self.spawner.start(spec)
         self.on_step("created")
         booting = await self.enter(server, Phase.BOOTING, deadline_s=self.spawner.http_timeout, url=handle.url,
@@ -132,6 +137,9 @@ class Lifecycle:
             self.metrics.stopped(server, ok=True)
         if server.user_deleted:
             await self.db.transact(lambda t: store.delete(t, server.id))
+        elif server.delete_when_stopped:
+            await self.db.transact(lambda t: store.delete_stopped(t, server.id))
+            await self.refresh_default_route(server.user_id)
 
     async def end(self, server: Server) -> None:
         """Route first, then container. Raises TimeoutError at the deadline."""
@@ -155,7 +163,7 @@ class Lifecycle:
 
     async def why_ended(self, server: Server, actual: ActualServer | None) -> ApplianceError:
         logs = await self.spawner.logs(server.id) if actual is not None else ""
-        return why_ended(actual, logs, mem_limit_bytes=self.spawner.mem_limit)
+        return why_ended(actual, logs, mem_limit_bytes=(actual and actual.mem_limit_bytes) or self.spawner.mem_limit)
 
     async def home_in_use(self, uid: int) -> bool:
         """Say whether anything may use a uid's home besides the one server of it that is being started: another one on its
@@ -188,6 +196,16 @@ class Lifecycle:
         else:
             await self.proxy.add(route)
         await self.proxy.wait_live(server_id)
+
+    async def refresh_default_route(self, user_id: int) -> None:
+        """Write the route of a user's default server, which names the paths below it that are other servers'."""
+        def wanted(t: Transaction) -> Route | None:
+            default = store.find(t, user_id)
+            return self.routes.wanted(t, default.id) if default else None
+
+        route = await self.db.read(wanted)
+        if route is not None:
+            await self.proxy.add(route)
 
 
 def left_s(server: Server) -> float:

@@ -75,6 +75,10 @@ class Reconciler:
     async def refresh_route(self, server_id: str) -> None:
         await self._life.refresh_route(server_id)
 
+    async def refresh_default_route(self, user_id: int) -> None:
+        """Let the way to a user's default server know which paths below it are other servers'."""
+        await self._life.refresh_default_route(user_id)
+
     async def run(self) -> None:
         """Run until cancelled; servers and routes stay as they are."""
         # routes need only the store, so they are right before the engine is even asked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from math import exp
 
@@ -10,7 +10,7 @@ from appliance.domain.capability import Capability, verify
 from appliance.domain.names import validate_servername
 from appliance.domain.server import Phase, Server, Wanted
 from appliance.domain.user import Session, User
-from appliance.errors import AppGone, NotYours
+from appliance.errors import AppGone, BadInput, BadName, Exists, NotFound, NotYours
 from appliance.hub.changes import Changes
 from appliance.hub.reconciler import Reconciler
 from appliance.hub.routes import Routes
@@ -31,6 +31,7 @@ class Servers:
                  specs: Specs, changes: Changes, capability_key: bytes) -> None:
         self._db, self._spawner, self._proxy, self._reconciler = db, spawner, proxy, reconciler
         self._routes, self._specs, self._changes, self._key = routes, specs, changes, capability_key
+        self.offers = specs.offers
 
     async def view(self, user_name: str, server_name: str = "") -> Server | None:
         """Return a user's server, one that never ran included (its id is ""); None if there is no such user."""
@@ -49,16 +50,84 @@ class Servers:
     async def by_id(self, server_id: str) -> Server | None:
         return await self._db.read(lambda t: store.get(t, server_id))
 
-    async def start(self, user: User, server_name: str = "", *, image: str = "", actor: str) -> Server:
-        """Want a server running and return at once. Raises BadName, ImageNotAllowed, NoAddress."""
-        name = validate_servername(server_name)
-        if image:
-            await self._spawner.check_image(image)
+    async def start(self, user: User, server_name: str = "", *, image: str = "",
+                    options: Mapping[str, object] | None = None, display_name: str | None = None, actor: str) -> Server:
+        """Want a server running and return at once; a named one that is not there is made.
+
+        options: None is what was chosen the last time. Raises BadName, BadOption, BadInput where there are no named servers,
+        TooManyServers, ImageNotAllowed, ImageMissing, NoAddress.
+        """
+        found = await self._find(user, server_name)
+        if found is not None and found.wanted is Wanted.RUNNING:
+            return found
+        offer = await self.offers.of(user, found)
+        name, most = await self.offers.check_name(offer, server_name, exists=found is not None)
+        shown = self.offers.check_display_name(display_name)
+        chosen, kept = await self.offers.choose(offer, options, image=image)
         server = await self._db.transact(lambda t: store.want_running(
-            t, user.id, name, image=image, addresses=self._spawner.addresses(), actor=actor))
+            t, user.id, name, image=chosen, addresses=self._spawner.addresses(), actor=actor, display_name=shown,
+            options=kept, most_named=most))
         self._reconciler.wake(server.id)
         self._changes.notify(server.id)
+        if name and found is None:
+            await self._reconciler.refresh_default_route(user.id)
         return server
+
+    async def create(self, user: User, server_name: str, *, options: Mapping[str, object] | None = None,
+                     display_name: str | None = None, actor: str) -> Server:
+        """Make a named server that does not run yet. Raises Exists, and what `start` raises."""
+        found = await self._find(user, server_name)
+        if found is not None or not server_name:
+            raise Exists("There is a server of that name already.")
+        offer = await self.offers.of(user)
+        name, most = await self.offers.check_name(offer, server_name, exists=False)
+        shown = self.offers.check_display_name(display_name)
+        _, kept = await self.offers.choose(offer, options or {})
+        server = await self._db.transact(lambda t: store.create(
+            t, user.id, name, addresses=self._spawner.addresses(), actor=actor, display_name=shown, options=kept,
+            most_named=most))
+        await self._reconciler.refresh_default_route(user.id)
+        return server
+
+    async def update(self, user: User, server_name: str, *, new_name: str | None = None, display_name: str | None = None,
+                     options: Mapping[str, object] | None = None, actor: str) -> Server:
+        """Change a server that does not run; None leaves a thing as it is. Raises NotFound, Exists, and what `start` raises."""
+        found = await self._find(user, server_name)
+        if found is None:
+            raise NotFound("There is no such server.")
+        offer, name, most = await self.offers.of(user), None, 0
+        if new_name is not None and new_name != found.name:
+            name, most = await self.offers.check_name(offer, new_name, exists=False)
+            if not name:
+                raise BadName("A server needs a name; only the default one has none.")
+        shown = None if display_name is None else self.offers.check_display_name(display_name)
+        kept = None if options is None else (await self.offers.choose(offer, options))[1]
+        server = await self._db.transact(lambda t: store.update(
+            t, found.id, actor=actor, name=name, display_name=shown, options=kept, most_named=most))
+        if name:
+            await self._reconciler.refresh_default_route(user.id)
+        return server
+
+    async def delete(self, user: User, server_name: str, *, actor: str) -> Server | None:
+        """Delete a named server, once it is stopped; None if it is gone already. Files stay: they are its owner's.
+
+        Raises BadInput for the default server, NotFound.
+        """
+        if not server_name:
+            raise BadInput("The default server cannot be deleted.", action="Stop it instead.")
+        found = await self._find(user, server_name)
+        if found is None:
+            raise NotFound("There is no such server.")
+        server = await self._db.transact(lambda t: store.want_deleted(t, found.id, actor=actor))
+        self._reconciler.wake(found.id)
+        self._changes.notify(found.id)
+        await self._reconciler.refresh_default_route(user.id)
+        return server
+
+    async def _find(self, user: User, server_name: str) -> Server | None:
+        """Raises BadName."""
+        name = validate_servername(server_name)
+        return await self._db.read(lambda t: store.find(t, user.id, name))
 
     async def stop(self, user: User, server_name: str = "", *, actor: str) -> Server | None:
         """Want a server stopped and return at once."""

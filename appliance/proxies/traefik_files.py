@@ -278,6 +278,13 @@ def server_file(edge: Edge, route: Route, generation: int = 0) -> ServerFile:
         # A named server: who is not let in goes to the Hub, not to the default server whose prefix matches too.
         routers[f"else-{server_id}-{version}"] = router(
             f"PathPrefix(`{prefix}`)", 0, "hub", edge.to_hub)
+    if route.below:
+        # Named servers that do not run: the Hub says so, and not the default server, whose prefix matches too.
+        others = [literal(other) for other in route.below]
+        if not all(other.startswith(prefix) and other.endswith("/") and len(other) > len(prefix) for other in others):
+            raise BadName("A server's path lies below that of its owner's default server and ends with a slash.")
+        routers[f"below-{server_id}-{version}"] = router(
+            " || ".join(f"PathPrefix(`{other}`) || Path(`{other[:-1]}`)" for other in others), 5, "hub", edge.to_hub)
 
     request_headers = {PROXY_HEADER: "", "Forwarded": ""}
     if route.injected_token is not None:

@@ -28,6 +28,7 @@ IMAGE_ID = f"{PREFIX}image-id"
 URL = f"{PREFIX}url"
 BASE = f"{PREFIX}prefix"              # what its app calls its base URL
 PROBE = f"{PREFIX}probe"              # a helper of ours, never a server
+SERVICE = f"{PREFIX}service"          # a service's, never a server's
 
 # What an admin's own options may not say, because each of these opens what the rest of this file closes.
 FORBIDDEN_HOST_CONFIG = frozenset((
@@ -191,12 +192,19 @@ def from_inspection(found: Mapping[str, Any], network: str) -> ActualServer | No
         found["Config"].get("Labels") or {}, actual_state, networks, network,
         started_at=_time(state.get("StartedAt", "")), exit_code=state.get("ExitCode") if ended else None,
         ended_at=_time(state.get("FinishedAt", "")) if ended else None,
-        oom_killed=bool(state.get("OOMKilled")), error=str(state.get("Error") or "")[:2000])
+        oom_killed=bool(state.get("OOMKilled")), error=str(state.get("Error") or "")[:2000],
+        mem_limit_bytes=memory_limit(found))
+
+
+def memory_limit(found: Mapping[str, Any]) -> int | None:
+    """Return the limit that an inspected container was made with."""
+    return (found.get("HostConfig") or {}).get("Memory") or None
 
 
 def _actual(
     said: Mapping[str, str], status: str, networks: Mapping[str, Any], network: str, *, started_at: datetime | None,
     ended_at: datetime | None = None, exit_code: int | None = None, oom_killed: bool = False, error: str = "",
+    mem_limit_bytes: int | None = None,
 ) -> ActualServer | None:
     state = _STATES.get(status, ActualState.EXITED)
     try:
@@ -209,7 +217,8 @@ def _actual(
             server_id=said[SERVER], start_no=int(said[START]), user_name=said[USER], server_name=said[NAME],
             uid=int(said[UID]), state=state, url=url if listens else "", address=address, image=said.get(IMAGE, ""),
             spec_hash=said.get(SPEC, ""), started_at=started_at, exit_code=exit_code, oom_killed=oom_killed,
-            error=error, prefix=said.get(BASE, ""), ended_at=ended_at)
+            error=error, prefix=said.get(BASE, ""), ended_at=ended_at,
+            mem_limit_bytes=mem_limit_bytes)
     except (KeyError, ValueError):
         return None
 

@@ -12,13 +12,15 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session as Transaction
 
 from appliance.domain.names import SMOKE_USER
+from appliance.domain.oauth import server_client_id
 from appliance.domain.server import Failure, Phase, Server, Wanted
 from appliance.errors import Archived, BadInput, Exists, NoAddress, NotFound, TooManyServers
-from appliance.store import events
+from appliance.store import events, tokens
 from appliance.store.rows import ServerRow, ShareCodeRow, ShareRow, UserRow
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 QUEUE_TIMEOUT_S = 1800
+_OVER = (Phase.QUEUED, Phase.STOPPING, Phase.STOPPED, Phase.FAILED)    # what the last start was given as OAuth client ends
 
 
 def new_id(length: int = 12) -> str:
@@ -276,6 +278,19 @@ def delete(t: Transaction, server_id: str) -> None:
         t.delete(row)
 
 
+def delete_stopped(t: Transaction, server_id: str) -> None:
+    """Do what `want_deleted` asked for, unless the server was meanwhile started anew."""
+    row = t.get(ServerRow, server_id)
+    if row is not None and row.delete_when_stopped:
+        want_deleted(t, server_id, actor="hub")
+
+
+def set_image(t: Transaction, server_id: str, image: str) -> None:
+    row = t.get(ServerRow, server_id)
+    if row is not None:
+        row.image = image
+
+
 def addresses_in_use(t: Transaction) -> Sequence[str | None]:
     return t.scalars(select(ServerRow.address)).all()
 
@@ -341,3 +356,5 @@ def _enter(t: Transaction, row: ServerRow, phase: Phase, *, deadline_s: float | 
     row.deadline_at = now + timedelta(seconds=deadline_s) if deadline_s is not None else None
     events.append(t, f"server.{phase}", actor=actor, user_name=row.user.name, server_id=row.id, start_no=row.start_no,
                   data=data)
+    if phase in _OVER:
+        tokens.end_of_client(t, server_client_id(row.user.name, row.name))

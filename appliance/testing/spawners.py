@@ -20,6 +20,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from appliance.domain.offers import ImageChoice
 from appliance.errors import (
     ApplianceError,
     EngineDown,
@@ -52,6 +53,7 @@ class FakeEngine:
     stop_takes_s: float = 0.0
     failures: list[ApplianceError] = field(default_factory=list)        # of the next starts, in order
     exits: list[tuple[int, str]] = field(default_factory=list)          # (code, log) of the next starts that end at once
+    specs: dict[str, ServerSpec] = field(default_factory=dict)          # of the last start of each server
     calls: list[tuple[str, str, int]] = field(default_factory=list)     # ("start" or "stop", server id, start number)
     status: int = 200                                                   # what servers that listen answer
     listeners: dict[str, asyncio.Server] = field(default_factory=dict)
@@ -95,6 +97,7 @@ class FakeSpawner(Spawner):
     """Keeps servers in memory. With `listens` each is a tiny web server on a free port of 127.0.0.1."""
 
     listens = False
+    choices: tuple[ImageChoice, ...] = ()        # images to choose from, the default one first
     subnet = "10.99.0."
 
     def __init__(self, engine: FakeEngine | None = None, *, listens: bool = False, **traits: Any) -> None:
@@ -109,6 +112,13 @@ class FakeSpawner(Spawner):
     def addresses(self) -> Iterable[str]:
         return (f"{self.subnet}{number}" for number in range(2, 255))
 
+    def image_choices(self) -> tuple[ImageChoice, ...]:
+        return self.choices
+
+    async def missing_images(self, images: Iterable[str]) -> frozenset[str]:
+        self._answer()
+        return frozenset(images) - self.engine.images
+
     async def check_image(self, image: str) -> None:
         self._answer()
         if image and image not in self.engine.images:
@@ -117,12 +127,14 @@ class FakeSpawner(Spawner):
             raise ImageMissing()
 
     def spec_hash(self, spec: ServerSpec) -> str:
-        words = (spec.user_name, spec.uid, spec.home, spec.prefix, spec.image, sorted(spec.environment.items()))
+        words = (spec.user_name, spec.uid, spec.home, spec.prefix, spec.image, sorted(spec.environment.items()),
+                 spec.mem_limit_bytes, spec.cpu_limit)
         return hashlib.sha256(repr(words).encode()).hexdigest()[:32]
 
     async def start(self, spec: ServerSpec) -> ServerHandle:
         self._answer()
         self.engine.calls.append(("start", spec.server_id, spec.start_no))
+        self.engine.specs[spec.server_id] = spec
         async with self._locks.setdefault(spec.server_id, asyncio.Lock()):
             there = self.engine.servers.get(spec.server_id)
             if there and there.start_no == spec.start_no and there.state is ActualState.RUNNING:
@@ -180,7 +192,8 @@ class FakeSpawner(Spawner):
         self._answer()
         running = self.engine.servers.get(server_id)
         alive = running is not None and running.state is ActualState.RUNNING
-        return Usage(50 << 20, self.mem_limit, 1.0, 3) if alive else None
+        limit = self.engine.specs[server_id].mem_limit_bytes if server_id in self.engine.specs else None
+        return Usage(50 << 20, limit or self.mem_limit, 1.0, 3) if alive else None
 
     def _answer(self) -> None:
         if self.engine.down:

@@ -13,6 +13,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from appliance.domain.group_limits import GroupLimits
+from appliance.domain.offers import ImageChoice
 from appliance.domain.server import Phase, Server
 from appliance.domain.urls import Urls
 from appliance.domain.user import Session, User
@@ -20,6 +22,7 @@ from appliance.hub.accounts import Accounts
 from appliance.hub.changes import Changes
 from appliance.hub.lifecycle import Lifecycle
 from appliance.hub.metrics import Metrics
+from appliance.hub.offers import NamedServers, Offers, Standing
 from appliance.hub.probe import Probe
 from appliance.hub.reboot import Marker
 from appliance.hub.reconciler import Reconciler
@@ -30,7 +33,7 @@ from appliance.hub.specs import Specs
 from appliance.hub.throttle import Throttle
 from appliance.jwt import SessionTokens
 from appliance.ports import Authenticator, LoginRequest
-from appliance.store import migrate, users
+from appliance.store import groups, migrate, users
 from appliance.store.database import Database
 from appliance.testing import FakeEngine, FakeHomes, FakeProxy, FakeSpawner
 
@@ -57,6 +60,9 @@ class World:
     active_limit: int = 0
     traits: dict[str, Any] = field(default_factory=dict)
     marker: Marker | None = None
+    named: NamedServers = field(default_factory=lambda: NamedServers(allowed=True))
+    group_limits: dict[str, GroupLimits] = field(default_factory=dict)
+    choices: tuple[ImageChoice, ...] = ()
 
     def __post_init__(self) -> None:
         self.proxy = FakeProxy()
@@ -80,7 +86,9 @@ class MiniHub:
         self.spawner = FakeSpawner(world.engine, listens=True, **world.traits)
         self.changes, self.probe = Changes(self.db), Probe()
         urls = Urls()
-        routes, specs = Routes(urls, self.spawner, KEY, KEY, ""), Specs(urls, self.spawner, 8081, KEY)
+        self.spawner.choices = world.choices
+        self.offers = Offers(self.spawner, self.standing, world.named, world.group_limits)
+        routes, specs = Routes(urls, self.spawner, KEY, KEY, ""), Specs(urls, self.spawner, 8081, KEY, offers=self.offers)
         self.authenticator = Doors()
         self.metrics = Metrics()
         self.reconciler = Reconciler(
@@ -91,6 +99,9 @@ class MiniHub:
         self.sessions = Sessions(self.db, SessionTokens(KEY, timedelta(days=1)), cookie_max_age_s=3600,
                                  after_end=self.servers.end_rights)
         self.accounts = Accounts(self.db, self.authenticator, self.sessions, Throttle(), KEY)
+
+    async def standing(self, user_id: int) -> Standing:
+        return await self.db.read(lambda t: groups.standing(t, user_id))
 
     async def user(self, name: str = "alice") -> User:
         found = await self.db.read(lambda t: users.find(t, name))

@@ -105,6 +105,9 @@ def upgrade() -> None:
     op.create_index(op.f("ix_share_codes_server_id"), "share_codes", ["server_id"])
     op.create_index(op.f("ix_share_codes_prefix"), "share_codes", ["prefix"])
     connection = op.get_bind()
+    servers = _table(connection, "servers")
+    for row in connection.execute(sa.select(servers.c.id, servers.c.image).where(servers.c.image != "")).all():
+        connection.execute(servers.update().where(servers.c.id == row.id).values(user_options={"image": row.image}))
     if sa.inspect(connection).has_table("kept_0003"):
         _put_back(connection)
         op.drop_table("kept_0003")
