@@ -319,6 +319,10 @@ class Spawner(LoggingConfigurable):
         """Yield the server id whenever something may have changed about it, "" when that may be any. Never ends: it yields
         "" when it begins, when the engine goes away (which may be as late as the next), and when the engine is back."""
 
+    def service_runner(self) -> ServiceRunner | None:
+        """Return what runs services in containers that are kept apart like servers; None where this spawner makes none."""
+        return None
+
     async def usage(self, server_id: str) -> Usage | None:
         """Return what a running server uses now, None if that is not known."""
         return None

@@ -18,6 +18,7 @@ from docker.errors import NotFound as NotThere
 from docker.types import HostConfig
 from traitlets import Bool, Dict, Integer, List, TraitError, Unicode, Union, default, validate
 
+from appliance.domain.offers import ImageChoice, parse_images
 from appliance.errors import (
     ApplianceError,
     BadOption,
@@ -37,6 +38,7 @@ from appliance.spawners.docker_events import Events
 from appliance.spawners.docker_firewall import INTERNET, Firewall, Rules, host_resolvers, parse_egress, table_name
 from appliance.spawners.docker_network import Bridge, refuse_unsuitable
 from appliance.spawners.docker_servers import ServerContainers
+from appliance.spawners.docker_services import DockerServices
 from appliance.spawners.log_lines import readable
 from appliance.spawners.server_locks import ServerLocks, still_wanted
 
@@ -53,9 +55,9 @@ class DockerSpawner(Spawner):
 
     image = Unicode("appliance/notebook:latest", help="Image of a server that asks for no other.").tag(config=True)
     allowed_images = Union(
-        [Dict(Unicode()), List(Unicode())],
-        help="Images a server may ask for: a list, or a dict from the name people see to the image. Empty: only "
-             "`image`.",
+        [Dict(), List(Unicode())],
+        help="Images people may choose from: a list, or a dict from a name to the image or to {\"image\", \"display_name\", "
+             "\"description\"}. Empty: only `image`.",
     ).tag(config=True)
     image_options = Dict(
         Dict(), help="Per image: {\"port\", \"default_url\", \"ready_path\", \"strip_prefix\", \"inject_token\", "
@@ -161,6 +163,10 @@ class DockerSpawner(Spawner):
                 raise TraitError(f"DockerSpawner.image_options[{image!r}]: read_only is True or False.")
         return proposal["value"]
 
+    @validate("allowed_images")
+    def _check_allowed_images(self, proposal: Any) -> Any:
+        return _checked(proposal, parse_images)
+
     @validate("seccomp_profile")
     def _check_seccomp_profile(self, proposal: Any) -> Any:
         return _checked(proposal, lambda path: path and seccomp.load(path))
@@ -199,11 +205,18 @@ class DockerSpawner(Spawner):
         said = self.image_options.get(self.resolve(image), {})
         return ImageOptions(**{**vars(super().options(image)), **{key: said[key] for key in said if key != "read_only"}})
 
+    def image_choices(self) -> tuple[ImageChoice, ...]:
+        named = parse_images(self.allowed_images)
+        own = next((choice for choice in named if choice.image == self.image), None)
+        first = own or ImageChoice(self.image, self.image, self.image)
+        return (first, *(choice for choice in named if choice is not own))
+
     def images(self) -> dict[str, str]:
-        """Return the images a server may have, by the name people see."""
-        allowed = self.allowed_images
-        named = dict(allowed) if isinstance(allowed, dict) else {image: image for image in allowed}
-        return named if self.image in named.values() else {self.image: self.image, **named}
+        """Return the images a server may have at all, by each name they go by."""
+        profiles = (ImageChoice(image, image, image) for profile in self.profiles() if (image := profile.start.image))
+        choices = (*self.image_choices(), *self.more_images)
+        found = {choice.name: choice.image for choice in choices}
+        return found | {choice.name: choice.image for choice in profiles if choice.name not in found}
 
     def resolve(self, image: str) -> str:
         """Return the image that `image` (a name people see, an image, or "") stands for; not checked."""
@@ -214,6 +227,18 @@ class DockerSpawner(Spawner):
         if resolved not in self.images().values():
             raise ImageNotAllowed(evidence=f"Asked for {resolved!r}.")
         return resolved
+
+    async def missing_images(self, images: Iterable[str]) -> frozenset[str]:
+        def look(client: APIClient) -> frozenset[str]:
+            missing = set()
+            for image in images:
+                try:
+                    client.inspect_image(self.resolve(image))
+                except NotThere:
+                    missing.add(image)
+            return frozenset(missing)
+
+        return await self._engine.run(look, timeout_s=10)
 
     async def check_image(self, image: str) -> None:
         await self._engine.run(self._learn_image, self._allowed(image))
@@ -310,13 +335,18 @@ class DockerSpawner(Spawner):
         with self._locks.hold(spec.server_id):
             return self._start_alone(client, spec, image)
 
-    def _start_alone(self, client: APIClient, spec: ServerSpec, image: str) -> ServerHandle:
-        found = client.inspect_image(image)
+    def full_config(self, client: APIClient, spec: ServerSpec, image: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what the engine is asked to make, without labels, and what it says of the image. Blocking."""
+        found: dict[str, Any] = client.inspect_image(image)
         shell = next((line[6:] for line in found["Config"].get("Env") or () if line.startswith("SHELL=")), "/bin/sh")
         config = self._config(spec, image, volumes=found["Config"].get("Volumes") or (), extra_mounts=self._accounts.mounts(
             client, spec, image=image, image_id=found["Id"], home=self._home(spec), shell=shell))
         if self.cgroup_parent and self._driver(client) != "systemd":  # else it would be below the engine's own group
             config["HostConfig"]["CgroupParent"] = f"/{self.cgroup_parent}"
+        return config, found
+
+    def _start_alone(self, client: APIClient, spec: ServerSpec, image: str) -> ServerHandle:
+        config, found = self.full_config(client, spec, image)
         if self.args and not self.cmd:
             config["Cmd"] = [*(found["Config"].get("Cmd") or ()), *self.args]
         url = f"http://{spec.address}:{self.options(image).port}"
@@ -345,6 +375,7 @@ class DockerSpawner(Spawner):
             *extra_mounts,
         ]
         read_only = self.image_options.get(image, {}).get("read_only", self.read_only)
+        mem_limit = self.mem_limit if spec.mem_limit_bytes is None else spec.mem_limit_bytes
         assert self.tmp_size is not None  # see _check_tmp_size
         environment = {
             **{str(key): str(value) for key, value in self.environment.items()},
@@ -357,8 +388,10 @@ class DockerSpawner(Spawner):
             "WorkingDir": home,
             "Env": [f"{key}={value}" for key, value in environment.items()],
             "HostConfig": containers.host_config(
-                network=self.network_name, mem_limit=self.mem_limit, mem_guarantee=self.mem_guarantee,
-                cpu_limit=self.cpu_limit, pids_limit=self.pids_limit, shm_size=self.shm_size,
+                network=self.network_name, mem_limit=mem_limit,
+                mem_guarantee=min(self.mem_guarantee, mem_limit or self.mem_guarantee) if self.mem_guarantee else None,
+                cpu_limit=self.cpu_limit if spec.cpu_limit is None else spec.cpu_limit,
+                pids_limit=self.pids_limit, shm_size=self.shm_size,
                 log_max_size=self.log_max_size, dns=list(self.dns), cgroup_parent=self.cgroup_parent, seccomp=self._seccomp,
                 mounted=mounted,
                 root=containers.closed_root(self.tmp_size, volumes, mounted) if read_only else {},
@@ -379,6 +412,9 @@ class DockerSpawner(Spawner):
     def _stop(self, client: APIClient, server_id: str) -> None:
         with self._locks.hold(server_id):
             self._containers.stop(client, server_id, self.stop_timeout)
+
+    def service_runner(self) -> DockerServices:
+        return DockerServices(self, self._engine)
 
     # -- what there is ------------------------------------------------------------------------------------------------
     async def list(self) -> builtins.list[ActualServer]:
@@ -404,9 +440,9 @@ class DockerSpawner(Spawner):
         if used is None:
             self._cpu.forget(server_id)
             return None
-        container_id, reading = used
+        container_id, mem_limit, reading = used
         percent = self._cpu.percent(server_id, container_id, reading.cpu_s, time.monotonic())
-        return Usage(reading.memory_bytes, self.mem_limit, percent, reading.pids)
+        return Usage(reading.memory_bytes, mem_limit, percent, reading.pids)
 
     async def shared_usage(self) -> Usage | None:
         if not self.cgroup_parent or not self._cgroup_driver:
@@ -414,8 +450,8 @@ class DockerSpawner(Spawner):
         found = cgroups.shared_memory(cgroups.group_of(self.cgroup_parent, systemd=self._cgroup_driver == "systemd"))
         return Usage(*found, None) if found else None
 
-    def _read_usage(self, client: APIClient, name: str) -> tuple[str, cgroups.Reading] | None:
-        """Return a running container's id and what it uses."""
+    def _read_usage(self, client: APIClient, name: str) -> tuple[str, int | None, cgroups.Reading] | None:
+        """Return a running container's id, its memory limit and what it uses."""
         try:
             found = client.inspect_container(name)
             if not found["State"].get("Pid"):
@@ -425,7 +461,7 @@ class DockerSpawner(Spawner):
                 client.stats(found["Id"], stream=False, one_shot=True))
         except NotThere:
             return None
-        return (found["Id"], reading) if reading else None
+        return (found["Id"], containers.memory_limit(found), reading) if reading else None
 
     async def watch(self) -> AsyncIterator[str]:
         events = Events(self._engine, self.namespace, self._isolate)

@@ -74,7 +74,8 @@ class Events:
                 if event.get("Action") == "start":
                     with contextlib.suppress(ApplianceError):  # the next start, or the next look, says it
                         self._on_start()
-                self._tell(str(event.get("Actor", {}).get("Attributes", {}).get(SERVER, "")))
+                if server_id := str(event.get("Actor", {}).get("Attributes", {}).get(SERVER, "")):   # else a service's
+                    self._tell(server_id)
         finally:
             with self._lock:
                 self._cut()

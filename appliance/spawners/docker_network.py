@@ -74,6 +74,11 @@ class Bridge:
         """Two addresses that no server has."""
         return str(self.dynamic.network_address + 1), str(self.dynamic.network_address + 2)
 
+    def service_addresses(self) -> Iterator[str]:
+        """Yield the addresses that services have: of the last ones, those that neither probes nor servers get."""
+        for number in range(int(self.dynamic.network_address) + 3, int(self.dynamic.broadcast_address)):
+            yield str(ipaddress.IPv4Address(number))
+
     # -- the Docker network -------------------------------------------------------------------------------------------
     def ensure(self, client: docker.APIClient) -> str:
         """Return the id of the Docker network, which is made if there is none. Raises EngineUnsuitable."""
