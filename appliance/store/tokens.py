@@ -18,6 +18,7 @@ from appliance.store.users import can_enter, to_user
 
 LONGEST_S = 10 * 365 * 86_400
 MAX_NOTE = 200
+IMPORTED_PREFIX_LENGTH = 4
 
 
 def to_token(row: ApiTokenRow) -> ApiToken:
@@ -66,7 +67,7 @@ def find(t: Transaction, secret: str) -> ApiToken | None:
     """Return the record of a token that is good: not expired, its user not archived, its session alive."""
     if not 16 <= len(secret) <= 128:
         return None
-    for row in t.scalars(select(ApiTokenRow).where(ApiTokenRow.prefix == secret[:PREFIX_LENGTH], _living())):
+    for row in t.scalars(select(ApiTokenRow).where(ApiTokenRow.prefix.in_(_prefixes(secret)), _living())):
         if matches(row.hashed, secret) and (row.user is None or can_enter(row.user)):
             return to_token(row)
     return None
@@ -118,6 +119,11 @@ def end_expired(t: Transaction) -> int:
     now = datetime.now(UTC)
     t.execute(delete(OAuthCodeRow).where(OAuthCodeRow.expires_at <= now))
     return _end(t, ~_living())
+
+
+def _prefixes(secret: str) -> tuple[str, str]:
+    """Return what a token may be found by: tokens of an original JupyterHub are kept with four letters."""
+    return secret[:PREFIX_LENGTH], secret[:IMPORTED_PREFIX_LENGTH]
 
 
 def _living() -> ColumnElement[bool]:
