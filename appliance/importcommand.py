@@ -57,7 +57,7 @@ def run(settings: Settings, parsed: argparse.Namespace) -> int:
     if parsed.json:
         print(json.dumps(_as_json(old, plan, homes, dry_run=parsed.dry_run), indent=2, default=str))
     else:
-        passwords = parsed.sheet if admin.manages_passwords else None
+        passwords = parsed.sheet or "" if admin.manages_passwords else None
         print("\n".join(_as_text(old, plan, homes, dry_run=parsed.dry_run, passwords=passwords)),
               file=sys.stderr if parsed.sheet == "-" else sys.stdout)
     return 0

@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 from appliance.errors import BadInput
 
-NEWEST = "f460b0348206"          # the schema of 6.1.1
-KNOWN = {"afd65840b69e": "5", "ff1860e38070": "6", NEWEST: "6"}
+# schemas: of 5.5.4, those between, of 6.1.1
+KNOWN = {"4621fec11365": "5", "be8ecf03ddac": "6", "afd65840b69e": "6", "ff1860e38070": "6", "f460b0348206": "6"}
 _NEEDED = {"users": {"id", "name", "admin"}, "groups": {"id", "name"}, "user_group_map": {"user_id", "group_id"},
            "spawners": {"id", "user_id", "name"}, "api_tokens": {"user_id", "hashed", "prefix"}}
 _ROLES = {"user", "admin", "server", "token"}
