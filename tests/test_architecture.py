@@ -29,6 +29,7 @@ ARROWS = {
 }
 ONE_PLACE = {"cryptography": "proxies", "docker": "spawners", "jose": "jwt", "sqlalchemy": "store", "starlette": "web",
              "alembic": "store",
+             "oauthlib": "hub",
              "prometheus_client": "hub"}
 
 

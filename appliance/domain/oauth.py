@@ -9,7 +9,6 @@ from urllib.parse import quote, unquote
 from appliance.domain.names import validate_servername, validate_username
 from appliance.errors import BadName
 
-SERVICE_PREFIX = "service-"
 _SERVER_PREFIX = "jupyterhub-user-"
 _SERVER_ID = re.compile(r"jupyterhub-user-([A-Za-z0-9._%~]{1,800})(?:-([A-Za-z0-9._%~]{1,800}))?")
 
@@ -20,7 +19,6 @@ class OAuthClient:
 
     id: str
     redirect_uri: str              # exactly this one: a path of the box, or a whole address
-    secret: str
     shown: str                     # "alice's server", as a person reads it
     access_scope: str              # "access:servers!server=alice/": what its visitors have to hold
     allowed_scopes: tuple[str, ...] = ()    # what else it may get, where a visitor holds it and agrees

@@ -12,9 +12,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from appliance.errors import NotFound
-from appliance.web import admin, home, login, metrics, spawn, static, user
+from appliance.web import admin, csp, home, login, metrics, oauth, spawn, static, token, user
 from appliance.web import help as trust_help
-from appliance.web.api import basic as api
+from appliance.web.api import internal
+from appliance.web.api.table import ENTRIES, documentation
 from appliance.web.errors import show_error
 from appliance.web.routing import Access, Entry, route
 from appliance.web.security import SecurityHeaders
@@ -66,6 +67,13 @@ PAGES = (
     Entry("hub/admin/stop", admin.stop, _ADMIN, _POST),
     Entry("hub/error/{status}", user.proxy_error, _UNKNOWN, _ALL, checks_itself=True),
     Entry("hub/metrics", metrics.metrics, _ANYONE),
+    Entry("hub/token", token.show_tokens),
+    Entry("hub/token", token.make_token, methods=_POST),
+    Entry("hub/token/revoke", token.end_token, methods=_POST),
+    Entry("hub/api/oauth2/authorize", oauth.authorize, page=True),
+    Entry("hub/api/oauth2/authorize", oauth.confirm, methods=_POST, page=True),
+    Entry("hub/security/csp-report", csp.report, _UNKNOWN, _POST, checks_itself=True),
+    Entry("hub/api/docs", documentation.show, _ANYONE, page=True),
     Entry("hub/help", trust_help.show_help, _UNKNOWN),
     Entry("hub/help/ca.crt", trust_help.certificate, _UNKNOWN),
     Entry("hub/health", home.health, _UNKNOWN),
@@ -74,20 +82,11 @@ PAGES = (
     Entry("robots.txt", static.robots, _UNKNOWN),
 )
 API = (
-    Entry("hub/api", api.version, _UNKNOWN),
-    Entry("hub/api/", api.version, _UNKNOWN),
-    Entry("hub/api/user", api.current_user),
-    Entry("hub/api/users", api.list_users, _ADMIN),
-    Entry("hub/api/users/{name}", api.get_user),
-    Entry("hub/api/users/{name}/server", api.start_server, methods=_POST),
-    Entry("hub/api/users/{name}/server", api.stop_server, methods=("DELETE",)),
-    Entry("hub/api/users/{name}/server/progress", api.progress),
-    Entry("hub/api/users/{name}/servers/{server}", api.start_server, methods=_POST),
-    Entry("hub/api/users/{name}/servers/{server}", api.stop_server, methods=("DELETE",)),
-    Entry("hub/api/users/{name}/servers/{server}/progress", api.progress),
+    *ENTRIES,
+    Entry("hub/api/oauth2/token", oauth.token, _UNKNOWN, _POST, checks_itself=True),
 )
 INTERNAL = (
-    Entry("hub/api/internal/authorize/{server_id}", api.authorize, _PROXY, _ALL, checks_itself=True),
+    Entry("hub/api/internal/authorize/{server_id}", internal.authorize, _PROXY, _ALL, checks_itself=True),
 )
 LAST = (
     Entry("hub/api/{path:path}", nothing_here, _ANYONE, _ALL, checks_itself=True),

@@ -16,10 +16,16 @@ from appliance.errors import BadXsrf, ForeignOrigin
 XSRF_COOKIE = "_xsrf"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-CONTENT_SECURITY_POLICY = "; ".join((
-    "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'", "connect-src 'self'",
-    "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'",
-))
+
+
+def content_security_policy(form_leads_to: str = "") -> str:
+    """form_leads_to: the origin that a form's answer redirects to, where that is not ours."""
+    return "; ".join((
+        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'", "connect-src 'self'",
+        f"form-action 'self' {form_leads_to}".rstrip(), "base-uri 'none'", "frame-ancestors 'none'"))
+
+
+CONTENT_SECURITY_POLICY = content_security_policy()
 _HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 
+from appliance.domain.scopes import Scope
 from appliance.domain.server import Phase, Server, Wanted
 
 # the way of a start, as the progress page lists it
@@ -59,6 +61,21 @@ def message(server: Server, queue_position: int | None = None) -> str:
         case Phase.FAILED:
             return "Your server could not be started. Your files are safe."
     return "Your server is not running."
+
+
+def scope(said: str, known: Mapping[str, Scope], you: str = "") -> str:
+    """Return what a scope allows as it continues “may …”: "read about users (only you)". you: the name of whoever reads it."""
+    name, _, limit = said.partition("!")
+    described = known[name].description if name in known else name
+    kind, _, value = limit.partition("=")
+    if not kind:
+        return described
+    if kind == "user" and value in ("", you):
+        return f"{described} (only you)"
+    if kind == "server":
+        return f"{described} (only the server {value.removesuffix('/')})" if value else f"{described} (only this server)"
+    which = {"user": value, "group": f"the group {value}", "service": f"the service {value}" if value else "this service"}
+    return f"{described} (only {which[kind]})"
 
 
 def duration(seconds: float) -> str:

@@ -26,10 +26,8 @@ async def version(visit: Visit) -> Response:
 async def current_user(visit: Visit) -> Response:
     user = visit.somebody()
     model = await _user_model(visit, user)
-    scopes = [f"{scope}!user={user.name}" for scope in ("access:servers", "read:users", "read:servers", "servers")]
-    if user.admin:
-        scopes += ["admin:servers", "admin:users", "list:users", "read:users", "servers"]
-    model |= {"scopes": sorted(scopes), "session_id": visit.session.id if visit.session else None}
+    assert visit.requester is not None
+    model |= {"scopes": sorted(visit.requester.rights.expanded), "session_id": visit.requester.session_id or None}
     return JSONResponse(model)
 
 
