@@ -186,15 +186,19 @@ _ALL_FLAGS = frozenset(flag for flag, _, _ in _FLAGS)
 
 
 def add_arguments(parser: argparse.ArgumentParser, flags: Container[str] = _ALL_FLAGS) -> None:
-    """Add -f, --debug and `flags`; those that are not given on a command line do not appear in what is parsed."""
+    """Add -f, --debug and `flags`; those that are not given on a command line do not appear in what is parsed.
+
+    Where the box's own command hands its words over, its help does not speak of files in the Hub's container.
+    """
+    handed_over = bool(os.environ.get("APPLIANCE_HANDED_OVER"))
     add = parser.add_argument_group("configuration").add_argument
     add("-f", "--config", metavar="FILE", default=argparse.SUPPRESS,
-        help=f"read this file; without it {DEFAULT_FILE}, if there is one")
+        help=argparse.SUPPRESS if handed_over else f"read this file; without it {DEFAULT_FILE}, if there is one")
     for flag, option, metavar in (row for row in _FLAGS if row[0] in flags):
         trait = JupyterHub.class_traits()[option.partition(".")[2]]
         default = f" (default: {trait.default_value})" if trait.default_value else ""
         add(flag, dest=option, metavar=metavar, default=argparse.SUPPRESS,
-            help=f"{trait.help[0].lower()}{trait.help[1:].rstrip('.')}{default}")
+            help=argparse.SUPPRESS if handed_over else f"{trait.help[0].lower()}{trait.help[1:].rstrip('.')}{default}")
     add("--debug", action="store_true", default=argparse.SUPPRESS,
         help="write everything to the log, and tracebacks of errors")
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from appliance import __version__
-from appliance.box import shell
+from appliance.box import handed, shell
 from appliance.box.paths import Paths
 from appliance.box.shell import BoxError
 from appliance.errors import ApplianceError
@@ -50,6 +50,7 @@ HANDED_OVER = {
     "smoke": "sign in, start a server, run a cell, stop: the whole box, as a student uses it",
     "upgrade-db": "bring the database to this program's version",
 }
+ON_BOX = "APPLIANCE_HANDED_OVER"      # the Hub's command line shows its help as that of this machine
 # Options of the Hub's command line that make sense without a command.
 _HUB_OPTIONS = ("--help-all", "--generate-config")
 
@@ -150,22 +151,28 @@ def hand_over(paths: Paths, argv: Sequence[str]) -> int:
     """Run a command of the Hub's own command line in its container, on this terminal; return its exit status."""
     if paths.root == Paths().root:
         shell.require_root(argv[0])
-    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    roster = list(argv[:2]) == handed.ROSTER
+    # a file of this machine takes the terminal's place
+    terminal = sys.stdin.isatty() and sys.stdout.isatty() and not roster
     running = shell.run(["docker", "container", "inspect", "--format", "{{.State.Running}}", paths.container("hub")],
                         check=False, timeout_s=20)
     if running.returncode == 127:
         raise BoxError(f"“{argv[0]}” is no command of this machine's side, and there is no Docker here to ask the Hub.",
                        "See “appliance --help”; if the box is not installed yet, run the playbook.")
+    # its own options for another configuration are none of this command's
+    told = ("--env", f"{ON_BOX}=yes")
     if running.stdout.strip() == "true":
-        return shell.stream(["docker", "exec", "--interactive", *(["--tty"] if terminal else []),
-                             paths.container("hub"), "appliance", *argv])
-    if not paths.release_env.exists():
+        before = ["docker", "exec", "--interactive", *told, *(["--tty"] if terminal else []), paths.container("hub")]
+    elif not paths.release_env.exists():
         raise BoxError(f"“{argv[0]}” is a command of the Hub, and no box is installed here.",
                        "Run the playbook first; “appliance --help” lists what works without.")
-    from appliance.box import compose
+    else:
+        from appliance.box import compose
 
-    return shell.stream([*compose.command(paths), "run", "--rm", "--no-deps", *([] if terminal else ["--no-TTY"]),
-                         "hub", "appliance", *argv])
+        before = [*compose.command(paths), "run", "--rm", "--no-deps", *told, *([] if terminal else ["--no-TTY"]), "hub"]
+    if roster:
+        return handed.apply_roster(paths, argv, lambda words: [*before, "appliance", *words])
+    return shell.stream([*before, "appliance", *argv])
 
 
 if __name__ == "__main__":

