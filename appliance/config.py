@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import os
 import re
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
@@ -15,17 +15,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from traitlets import Bool, Dict, Enum, Float, Integer, List, TraitError, TraitType, Unicode
+from traitlets import Bool, Dict, Enum, Float, Integer, List, TraitError, TraitType, Unicode, Union
+from traitlets import Callable as CallableTrait
 from traitlets.config import Config, Configurable, LoggingConfigurable
 
 from appliance import plugins
 from appliance.configfile import Checker, ConfigFile, GivenOnCommandLine, readable
 from appliance.cookiesecret import load_cookie_secret as load_cookie_secret
 from appliance.domain import roles, scopes
+from appliance.domain.group_limits import GroupLimits, parse_limits
 from appliance.domain.hosts import clean_host
+from appliance.domain.names import validate_groupname, validate_new_servername
+from appliance.domain.offers import NamedServers
 from appliance.domain.roles import Roles
 from appliance.domain.urls import Urls, origin_of
-from appliance.errors import ApplianceError, Misconfigured
+from appliance.errors import ApplianceError, BadInput, BadName, Misconfigured
 from appliance.ports import Authenticator, Homes, Proxy, Spawner
 
 DEFAULT_FILE = "jupyterhub_config.py"
@@ -97,6 +101,19 @@ class JupyterHub(Configurable):
     metrics_token_file = Unicode(
         "", help="File of the token with which Prometheus reads /hub/metrics; an admin's API token does as well.",
     ).tag(config=True)
+    allow_named_servers = Bool(
+        False, help="Let people have more servers than the default one, each with a name.").tag(config=True)
+    named_server_limit_per_user = Union(
+        [Integer(0, min=0), CallableTrait()], default_value=0,
+        help="How many named servers each may have; 0: no limit. Or a function of the person (name, admin, groups).",
+    ).tag(config=True)
+    default_server_name = Unicode(
+        "", help="The named server that links lead to which name none, like /hub/user-redirect/…; needs allow_named_servers.",
+    ).tag(config=True)
+    group_limits = Dict(
+        help="What groups change for their members: {\"7b\": {\"mem_limit\": \"1G\", \"cpu_limit\": 1, \"image\": …, "
+             "\"allowed_images\": […], \"profiles\": […], \"max_named_servers\": 2}}. Of several groups the highest holds.",
+    ).tag(config=True)
     load_roles = List(
         Dict(), help="Roles: dictionaries of name, description, scopes, and the users, services and groups who have it. The "
                      "roles user, server and token can be changed, admin can be given.").tag(config=True)
@@ -106,6 +123,14 @@ class JupyterHub(Configurable):
     token_expires_in_max_seconds = Integer(
         0, min=0, max=315_360_000, help="Longest life of a token that people or services make; 0: no such limit.",
     ).tag(config=True)
+    oauth_token_expires_in = Integer(
+        14 * 86_400, min=60, max=315_360_000, help="Seconds that what a server or service learns about its visitor is good for; "
+                                                   "it ends with the sign-in anyway.").tag(config=True)
+    api_page_default_limit = Integer(
+        50, min=1, max=10_000, help="Entries in a page of the REST API where a program asks for pages and not for how many.",
+    ).tag(config=True)
+    api_page_max_limit = Integer(
+        200, min=1, max=10_000, help="Most entries in one answer of the REST API.").tag(config=True)
     log_level = Enum(
         (0, 10, 20, 30, 40, 50, "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL"), "INFO",
         help="How much the Hub writes to its log.").tag(config=True)
@@ -144,8 +169,13 @@ class Settings:
     log_level: int
     authenticate_prometheus: bool
     metrics_token_file: Path | None
+    named_servers: NamedServers
+    group_limits: Mapping[str, GroupLimits]
     roles: Roles
     token_expires_in_max_seconds: int   # 0: no more than what holds anyway
+    oauth_token_expires_in: int
+    api_page_default_limit: int
+    api_page_max_limit: int
     notices: tuple[str, ...] = ()   # options we do not have
 
     @property
@@ -306,7 +336,28 @@ class _Resolver:
             log_level=level if isinstance(level, int) else logging.getLevelNamesMapping()[str(level)], notices=notices,
             authenticate_prometheus=hub.authenticate_prometheus,
             metrics_token_file=Path(hub.metrics_token_file).absolute() if hub.metrics_token_file else None,
-            roles=self.roles(), token_expires_in_max_seconds=hub.token_expires_in_max_seconds)
+            named_servers=self.named_servers(), group_limits=self.group_limits(),
+            roles=self.roles(), token_expires_in_max_seconds=hub.token_expires_in_max_seconds,
+            oauth_token_expires_in=hub.oauth_token_expires_in,
+            api_page_default_limit=min(hub.api_page_default_limit, hub.api_page_max_limit),
+            api_page_max_limit=hub.api_page_max_limit)
+
+    def named_servers(self) -> NamedServers:
+        try:
+            name = validate_new_servername(self.hub.default_server_name)
+        except BadName as error:
+            raise self.refuse("default_server_name", f"cannot be used: {error.sentence.rstrip('.')}") from error
+        allowed = self.hub.allow_named_servers
+        return NamedServers(allowed, self.hub.named_server_limit_per_user, name if allowed else "")
+
+    def group_limits(self) -> dict[str, GroupLimits]:
+        found = {}
+        for said, limits in self.hub.group_limits.items():
+            try:
+                found[validate_groupname(str(said))] = parse_limits(limits)
+            except BadInput as error:
+                raise self.refuse("group_limits", f"cannot be used, for {said!r}: {error.sentence.rstrip('.')}") from error
+        return found
 
     def binding(self) -> tuple[str, int, str]:
         hub, said = self.hub, self.config.JupyterHub

@@ -188,6 +188,8 @@ class Checker:
         except (TraitError, BadInput, TypeError, ValueError, LookupError, AttributeError) as error:
             shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:79] + "…"
             own, _, reason = str(error).rstrip(".").partition(": ")
+            if own == f"{cls.__name__}.{name}" and isinstance(value, (list, dict)):     # too long to be shown as a whole
+                raise Misconfigured(f"{self.where(section, name)}c.{section}.{name}: {reason}.") from error
             if isinstance(trait, traitlets.Unicode) and isinstance(value, str) and own == f"{cls.__name__}.{name}":
                 raise Misconfigured(f"{self.where(section, name)}c.{section}.{name} is {shown}: {reason}.") from error
             raise Misconfigured(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from appliance.domain.limits import parse_bytes, parse_cores
@@ -33,6 +33,15 @@ class Person:
     @property
     def current_user(self) -> Person:
         return self
+
+
+@dataclass(frozen=True)
+class NamedServers:
+    """limit: how many each may have, 0 for any number; or a function of the Person."""
+
+    allowed: bool = False
+    limit: int | Callable[[Person], int] = 0
+    default_name: str = ""      # the server that links lead to which name none
 
 
 @dataclass(frozen=True)

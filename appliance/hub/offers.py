@@ -13,7 +13,7 @@ import anyio.to_thread
 
 from appliance.domain.group_limits import GroupLimits, merged, of_group, read_properties
 from appliance.domain.names import validate_display_name, validate_new_servername, validate_servername
-from appliance.domain.offers import ImageChoice, Person, Profile, StartWith, parse_start
+from appliance.domain.offers import ImageChoice, NamedServers, Person, Profile, StartWith, parse_start
 from appliance.domain.server import Server
 from appliance.domain.user import User
 from appliance.domain.user_options import check_user_options
@@ -22,15 +22,6 @@ from appliance.ports import Spawner
 
 Standing = tuple[bool, Mapping[str, Mapping[str, object]]]     # is somebody an admin, and the properties of each group
 _Value = TypeVar("_Value", int, float)
-
-
-@dataclass(frozen=True)
-class NamedServers:
-    """limit: how many each may have, 0 for any number; or a function of the Person."""
-
-    allowed: bool = False
-    limit: int | Callable[[Person], int] = 0
-    default_name: str = ""      # the server that links lead to which name none
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from appliance.domain.group_limits import GroupLimits
-from appliance.domain.offers import ImageChoice
+from appliance.domain.offers import ImageChoice, NamedServers
 from appliance.domain.server import Phase, Server
 from appliance.domain.urls import Urls
 from appliance.domain.user import Session, User
@@ -22,7 +22,7 @@ from appliance.hub.accounts import Accounts
 from appliance.hub.changes import Changes
 from appliance.hub.lifecycle import Lifecycle
 from appliance.hub.metrics import Metrics
-from appliance.hub.offers import NamedServers, Offers, Standing
+from appliance.hub.offers import Offers, Standing
 from appliance.hub.probe import Probe
 from appliance.hub.reboot import Marker
 from appliance.hub.reconciler import Reconciler

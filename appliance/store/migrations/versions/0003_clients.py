@@ -16,7 +16,7 @@ down_revision = "0002"
 
 TIME = sa.DateTime(timezone=True)
 # what waits, parents first: the table, its times, and what each row has to refer to that may be gone by then
-WAITING = (
+WAITING: tuple[tuple[str, tuple[str, ...], dict[str, str]], ...] = (
     ("services", ("created_at",), {}),
     ("api_tokens", ("created_at", "expires_at", "last_used_at"), {"user_id": "users"}),
     ("shares", ("created_at", "expires_at"), {"server_id": "servers", "user_id": "users", "group_id": "groups"}),
@@ -131,8 +131,8 @@ def downgrade() -> None:
             if any(row[column] for column in columns):
                 _keep(connection, name, {column: row[column] for column in (key, *columns)})
     tokens = _table(connection, "api_tokens")
-    for row in connection.execute(sa.select(KEPT).where(KEPT.c.name == "api_tokens")).all():
-        connection.execute(tokens.delete().where(tokens.c.id == row.data["id"]))
+    for waiting in connection.execute(sa.select(KEPT).where(KEPT.c.name == "api_tokens")).all():
+        connection.execute(tokens.delete().where(tokens.c.id == waiting.data["id"]))
     for name in ("share_codes", "shares", "oauth_codes", "services"):
         op.drop_table(name)
     for column in ("service_name", "client_id", "session_id"):
