@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import anyio
 import uvicorn
@@ -23,12 +23,17 @@ from appliance.domain.capability import derive_key
 from appliance.domain.urls import Urls
 from appliance.errors import ApplianceError, EngineDown, Misconfigured
 from appliance.hub.accounts import Accounts, StoredPasswords
+from appliance.hub.activity import Activity
 from appliance.hub.census import Census
 from appliance.hub.changes import Changes
+from appliance.hub.control import Control
+from appliance.hub.directory import Directory
 from appliance.hub.hub import Hub
 from appliance.hub.lifecycle import Lifecycle
 from appliance.hub.lock import HubLock
 from appliance.hub.metrics import Metrics, MetricsAccess
+from appliance.hub.oauth import OAuth
+from appliance.hub.offers import Offers, Standing
 from appliance.hub.permissions import Permissions
 from appliance.hub.probe import Probe
 from appliance.hub.reboot import Marker
@@ -37,12 +42,14 @@ from appliance.hub.reconciler import Reconciler
 from appliance.hub.routes import Routes
 from appliance.hub.servers import Servers
 from appliance.hub.sessions import Sessions
+from appliance.hub.shares import Shares
 from appliance.hub.specs import Specs
 from appliance.hub.throttle import Throttle
 from appliance.hub.tokens import Tokens
 from appliance.jwt import SessionTokens
 from appliance.ports import Authenticator, Homes, KeptContainer, Proxy, Spawner
 from appliance.spawners.docker_control import DockerContainer
+from appliance.store import groups
 from appliance.store.database import Database
 from appliance.store.servers import want_all_stopped
 from appliance.web.app import create_api_app, create_app
@@ -69,7 +76,8 @@ class Box:
         capability_key = derive_key(secret, "capability")
         changes = Changes(self.db)
         routes = Routes(urls, self.spawner, capability_key, token_key, settings.public_origin)
-        specs = Specs(urls, self.spawner, settings.hub_port, token_key, settings.public_origin)
+        offers = Offers(self.spawner, self._standing, settings.named_servers, settings.group_limits)
+        specs = Specs(urls, self.spawner, settings.hub_port, token_key, settings.public_origin, offers)
         self._probe = Probe()
         lifecycle = Lifecycle(self.db, self.spawner, self.proxy, self.homes, self.authenticator, routes, specs, changes,
                               self._probe, on_step, metrics := Metrics(__version__))
@@ -89,7 +97,17 @@ class Box:
                        Census(self.db, self.reconciler, self.spawner, self.homes),
                        MetricsAccess(settings.authenticate_prometheus, settings.metrics_token_file),
                        permissions, Tokens(self.db, permissions, settings.token_expires_in_max_seconds),
+                       Directory(self.db, self.homes, self.reconciler.wake, settings.api_page_default_limit,
+                                 settings.api_page_max_limit), Activity(self.db),
+                       Control(self.db, self.proxy, self.reconciler.set_all_routes, self.reconciler.wake,
+                               lambda: signal.raise_signal(signal.SIGTERM), versions(settings)),
+                       OAuth(self.db, specs, lambda: (), token_key, permissions.by_token,
+                             expires_in_s=settings.oauth_token_expires_in, known=settings.roles.scopes),
+                       Shares(self.db, servers.end_rights, settings.roles.scopes),
                        settings.authority_file, self.proxy.trouble)
+
+    async def _standing(self, user_id: int) -> Standing:
+        return await self.db.read(lambda t: groups.standing(t, user_id))
 
     def warnings(self) -> list[str]:
         """Return what is wrong with two drivers together, a sentence or two each."""
@@ -155,14 +173,25 @@ def shown_url(settings: Settings) -> str:
     return f"{scheme}://{host}{port}{settings.base_url}"
 
 
+def versions(settings: Settings) -> Mapping[str, object]:
+    """Return what /hub/api/info tells."""
+    def driver(cls: type) -> dict[str, str]:
+        package = sys.modules.get(cls.__module__.partition(".")[0])
+        return {"class": f"{cls.__module__}.{cls.__qualname__}", "version": str(getattr(package, "__version__", "unknown"))}
+
+    return {"version": __version__, "python": sys.version, "sys_executable": sys.executable,
+            "spawner": driver(settings.spawner_class), "authenticator": driver(settings.authenticator_class)}
+
+
 def make_authenticator(settings: Settings, db: Database) -> Authenticator:
     return settings.make(settings.authenticator_class, passwords=StoredPasswords(db))
 
 
 def make_spawner(settings: Settings) -> Spawner:
     ports = (settings.port, *((80,) if settings.tls != "off" else ()))
+    images = tuple(choice for limits in settings.group_limits.values() for choice in limits.named_images())
     return settings.make(settings.spawner_class, state_dir=settings.state_dir, hub_api_port=settings.hub_port,
-                         public_ports=ports)
+                         public_ports=ports, more_images=images)
 
 
 def make_proxy(settings: Settings, hub_secret: str) -> Proxy:

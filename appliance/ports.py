@@ -528,6 +528,10 @@ class Homes(LoggingConfigurable):
     async def ensure(self, uid: int, user_name: str) -> Path:
         """Return the home's absolute path; it exists and belongs to uid. Raises HomesUnavailable, DiskFull."""
 
+    async def rename(self, uid: int, user_name: str) -> None:
+        """Note that a home's owner has another name now; the home itself stays. Nothing to do where there is none yet.
+        Raises HomesUnavailable, DiskFull."""
+
     @abstractmethod
     async def list(self) -> list[Home]: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from appliance.domain.server import Server
@@ -15,3 +16,19 @@ class Person:
     user: User
     groups: tuple[str, ...] = ()
     servers: tuple[Server, ...] = ()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """state: "", "active" (some server is up), "ready" or "inactive". names, of_groups: None for everybody; else who is in one
+    of the two. stopped: with the servers that do not run, too."""
+
+    state: str = ""
+    name_filter: str = ""
+    sort: str = "id"
+    descending: bool = False
+    offset: int = 0
+    limit: int = 200
+    names: Collection[str] | None = None
+    of_groups: Collection[str] | None = None
+    stopped: bool = False

@@ -41,6 +41,9 @@ class DirectoryHomes(Homes):
     async def ensure(self, uid: int, user_name: str) -> Path:
         return await anyio.to_thread.run_sync(self._ensure, uid, user_name)
 
+    async def rename(self, uid: int, user_name: str) -> None:
+        await anyio.to_thread.run_sync(self._rename, uid, user_name)
+
     async def list(self) -> builtins.list[Home]:
         return await anyio.to_thread.run_sync(self._list)
 
@@ -77,6 +80,14 @@ class DirectoryHomes(Homes):
             raise HomesUnavailable(
                 action=f"{place} belongs to “{owner[1]}” (uid {owner[0]}) and not to “{user_name}”; if the user was "
                        f"renamed, correct {place / _OWNER}.")
+
+    def _rename(self, uid: int, user_name: str) -> None:
+        self._check()
+        place = self.root.absolute() / f"u{uid}"
+        with explained(place):
+            if _read_owner(place) is not None:
+                with _directory(place, mode=0o711) as folder:
+                    _write(place, json.dumps({"user_name": user_name, "uid": uid}) + "\n", folder)
 
     def _list(self) -> builtins.list[Home]:
         self._check()

@@ -10,13 +10,18 @@ from appliance.domain.capability import derive_key
 from appliance.domain.urls import Urls
 from appliance.errors import ApplianceError
 from appliance.hub.accounts import Accounts
+from appliance.hub.activity import Activity
 from appliance.hub.census import Census
 from appliance.hub.changes import Changes
+from appliance.hub.control import Control
+from appliance.hub.directory import Directory
 from appliance.hub.metrics import Metrics, MetricsAccess
+from appliance.hub.oauth import OAuth
 from appliance.hub.permissions import Permissions
 from appliance.hub.reconciler import Reconciler
 from appliance.hub.servers import Servers
 from appliance.hub.sessions import Sessions
+from appliance.hub.shares import Shares
 from appliance.hub.tokens import Tokens
 
 
@@ -38,6 +43,11 @@ class Hub:
     metrics_access: MetricsAccess
     permissions: Permissions
     tokens: Tokens
+    directory: Directory
+    activity: Activity
+    control: Control
+    oauth: OAuth
+    shares: Shares
     authority_file: Path | None = None                  # the root of the box's own authority, for browsers to trust
     proxy_trouble: Callable[[], ApplianceError | None] = lambda: None
 

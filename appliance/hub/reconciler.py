@@ -82,7 +82,7 @@ class Reconciler:
     async def run(self) -> None:
         """Run until cancelled; servers and routes stay as they are."""
         # routes need only the store, so they are right before the engine is even asked
-        await self._set_all_routes()
+        await self.set_all_routes()
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
@@ -107,7 +107,7 @@ class Reconciler:
                 self.problem = None  # before anything is queued, which it would fail
                 await self._restart_ended(first=first)
                 if first:
-                    await self._set_all_routes()
+                    await self.set_all_routes()
                     for server in await self._db.read(store.up):
                         self.wake(server.id)
                     first = False
@@ -176,7 +176,7 @@ class Reconciler:
             if ended:
                 restarted = await self._db.transact(lambda t: store.restart(t, ended, why=why))
                 self._enlist(restarted, why)
-                await self._set_all_routes()
+                await self.set_all_routes()
         if marker is not None:
             await anyio.to_thread.run_sync(marker.write)
         self._settled, self._engine_seen_at = True, datetime.now(UTC)
@@ -188,7 +188,7 @@ class Reconciler:
             self._admission.enlist(server.id)  # in this order, whoever of them asks first
             self._life.changes.notify(server.id)
 
-    async def _set_all_routes(self) -> None:
+    async def set_all_routes(self) -> None:
         await self._life.proxy.set_routes(await self._db.read(self._life.routes.all_wanted))
 
     async def _wake_unsettled(self) -> None:

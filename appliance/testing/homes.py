@@ -33,6 +33,11 @@ class FakeHomes(Homes):
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         return home
 
+    async def rename(self, uid: int, user_name: str) -> None:
+        await self.check()
+        for home in self.root.absolute().glob(f"u{uid}/*"):
+            home.rename(home.with_name(user_name))
+
     async def list(self) -> builtins.list[Home]:
         await self.check()
         return [Home(int(path.parent.name[1:]), path.name, path) for path in sorted(self.root.absolute().glob("u*/*"))]
@@ -69,6 +74,14 @@ class HomesContract:
         alice = Home(self.uid, "alice", await homes.ensure(self.uid, "alice"))
         jose = Home(self.uid + 1, "josé", await homes.ensure(self.uid + 1, "josé"))
         assert sorted(await homes.list(), key=lambda home: home.uid) == [alice, jose]
+
+    async def test_a_home_stays_when_its_owner_is_renamed(self, homes: Homes) -> None:
+        await homes.rename(self.uid, "nobody yet")
+        home = await homes.ensure(self.uid, "alice")
+        (home / "work.ipynb").write_text("mine")
+        await homes.rename(self.uid, "alicia")
+        assert ((await homes.ensure(self.uid, "alicia")) / "work.ipynb").read_text() == "mine"
+        assert [(found.uid, found.user_name) for found in await homes.list()] == [(self.uid, "alicia")]
 
     async def test_usage_is_of_a_home_that_is_there(self, homes: Homes) -> None:
         assert await homes.usage(self.uid) is None

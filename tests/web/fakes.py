@@ -11,6 +11,7 @@ from pathlib import Path
 
 from appliance.domain import capability
 from appliance.domain.capability import Capability
+from appliance.domain.person import Person
 from appliance.domain.requester import Requester
 from appliance.domain.roles import Roles
 from appliance.domain.scopes import Owner, Rights, expand, identify
@@ -129,6 +130,18 @@ class FakePermissions:
                 f"access:servers!server={server.user_name}/{server.name}")
 
 
+class FakeDirectory:
+    page_default_limit = page_max_limit = 200
+
+    def __init__(self, hub: FakeHub) -> None:
+        self.hub = hub
+
+    async def person(self, name: str) -> Person | None:
+        user = self.hub.accounts.users.get(name)
+        servers = tuple(server for server in self.hub.servers.all() if server.user_name == name)
+        return Person(user, self.hub.accounts.groups.get(name, ()), servers) if user else None
+
+
 class FakeSessions:
     cookie_max_age_s = 3600
 
@@ -222,7 +235,8 @@ class FakeServers:
     async def by_id(self, server_id: str) -> Server | None:
         return next((row for row in self.rows.values() if row.id == server_id), None)
 
-    async def start(self, user: User, server_name: str = "", *, image: str = "", actor: str) -> Server:
+    async def start(self, user: User, server_name: str = "", *, image: str = "", options: Mapping[str, object] | None = None,
+                    display_name: str | None = None, actor: str) -> Server:
         if self.error:
             raise self.error
         self.starts.append((user.name, server_name, actor))
@@ -295,6 +309,11 @@ class FakeCensus:
         return self.state
 
 
+class FakeShares:
+    async def opens(self, server: Server, user: User) -> bool:
+        return False
+
+
 class FakeHub:
     version = "0.1.0"
     proxy_secret = "proxy-secret"
@@ -306,8 +325,9 @@ class FakeHub:
         self.public_url = public_url
         self.accounts, self.sessions = FakeAccounts(self), FakeSessions(self)
         self.servers, self.events = FakeServers(self), FakeEvents()
-        self.permissions = FakePermissions(self)
+        self.permissions, self.directory = FakePermissions(self), FakeDirectory(self)
         self.metrics, self.census, self.metrics_access = Metrics(self.version), FakeCensus(), MetricsAccess()
+        self.shares = FakeShares()
         self.trouble: list[ApplianceError] = []
         self.edge_trouble: list[ApplianceError] = []
         self.authority_file: Path | None = None

@@ -147,7 +147,7 @@ SCHEMAS: dict[str, Schema] = {
     "User": obj(_USER, description="The parts that the scopes of the token let one see."),
     "Server": obj({
         "name": TEXT, "display_name": TEXT, "full_name": TEXT, "last_activity": _TIME, "started": _TIME,
-        "pending": nullable({"type": "string", "enum": ["spawn", "stop"]}) | {"enum": ["spawn", "stop", None]},
+        "pending": {"type": ["string", "null"], "enum": ["spawn", "stop", None]},
         "ready": FLAG, "stopped": FLAG, "url": TEXT, "progress_url": TEXT, "full_url": _TEXT, "full_progress_url": _TEXT,
         "user_options": ANY_OBJECT, "state": ANY_OBJECT,
     }, required=("name", "ready", "stopped", "pending", "url", "last_activity", "started", "user_options")),

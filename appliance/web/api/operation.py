@@ -15,7 +15,8 @@ from appliance.domain.person import Person
 from appliance.domain.scopes import Reach
 from appliance.domain.server import Server
 from appliance.domain.user import Group
-from appliance.errors import BadInput, BadName, MustChangePassword, NotFound, NotSignedIn, Refused
+from appliance.errors import BadInput, BadName, MissingScope, MustChangePassword, NotFound, NotSignedIn, Refused
+from appliance.web import security
 from appliance.web.api import schema
 from appliance.web.api.schema import Schema
 from appliance.web.errors import error_json
@@ -67,6 +68,7 @@ class Operation:
     responses: Mapping[int, Schema | None] = field(default_factory=dict)     # None: without a body
     media_type: str = "application/json"
     deprecated: bool = False
+    hides: bool = True                      # a filter that does not fit answers 404, as if nothing were there; else 403
 
 
 @dataclass
@@ -164,40 +166,47 @@ def _entry(path: str, methods: Mapping[str, Operation]) -> Entry:
         return await operate(operation, visit)
 
     handler.__name__ = f"api/{path}"
-    return Entry(f"hub/api/{path}" if path else "hub/api", handler, Access.ANYONE, methods=())
+    # with checks of its own: they know what each operation needs
+    return Entry(f"hub/api/{path.lstrip('/')}" if path else "hub/api", handler, Access.ANYONE, (), checks_itself=True)
 
 
 async def operate(operation: Operation, visit: Visit) -> Response:
     call = Call(visit, operation, visit.requester)
     if not operation.anyone:
+        await _check_browser(call)
         await _authorize(call)
     call.body = await _body(call)
     return await operation.handler(call)
 
 
 # -- may they? ---------------------------------------------------------------------------------------------------------
+async def _check_browser(call: Call) -> None:
+    """Raises NotSignedIn; and for a browser's session ForeignOrigin, BadXsrf, MustChangePassword."""
+    user, visit = call.requester.user, call.visit
+    if visit.session is None:
+        return
+    if visit.request.method not in security.SAFE_METHODS:
+        security.check_origin(visit.request.headers, visit.own_origins)
+        await visit.check_xsrf()
+    if user is not None and user.must_change_password:
+        raise MustChangePassword()
+
+
 async def _authorize(call: Call) -> None:
     """Raises NotSignedIn, Refused, and NotFound where a filter hides something: whether it is there is then not told."""
     requester, operation = call.requester, call.operation
-    if requester.user is not None and requester.user.must_change_password and call.visit.session:
-        raise MustChangePassword()
     reaches = [reach for scope in operation.scopes if (reach := requester.rights.reach(scope))]
     if operation.scopes and not reaches:
-        raise _lacking(operation)
+        raise MissingScope.of(*operation.scopes)
     if operation.target is Target.ALL:
         if operation.scopes and not any(reach.everything for reach in reaches):
-            raise _lacking(operation, " for everybody")
+            raise MissingScope(f"This needs the scope {' or '.join(operation.scopes)} for everybody, without a filter.")
     elif operation.target in (Target.USER, Target.SERVER):
         await _find_person(call, reaches)
     elif operation.target is Target.GROUP:
         await _find_group(call, reaches)
     elif operation.target is Target.SERVICE and not any(reach.service(call.visit.param("service")) for reach in reaches):
         raise NotFound(NOT_YOURS_TO_SEE)
-
-
-def _lacking(operation: Operation, how: str = "") -> Refused:
-    return Refused(f"This needs the scope {' or '.join(operation.scopes)}{how}, which this token does not have.",
-                   action="Make a token with that scope, for somebody who has it.")
 
 
 async def _find_person(call: Call, reaches: Sequence[Reach]) -> None:
@@ -212,7 +221,7 @@ async def _find_person(call: Call, reaches: Sequence[Reach]) -> None:
     else:
         covered = any(reach.server(name, call.server_name, groups) for reach in reaches)
     if not covered:
-        raise NotFound(NOT_YOURS_TO_SEE)
+        raise NotFound(NOT_YOURS_TO_SEE) if call.operation.hides else Refused(NOT_YOURS_TO_SEE)
     if person is None:
         raise NotFound("There is no such user.")
 

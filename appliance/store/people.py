@@ -1,0 +1,134 @@
+"""Users as the REST API lists them: with their groups and servers, many at once, in few questions to the database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, exists, func, insert, or_, select
+from sqlalchemy.orm import Session as Transaction
+
+from appliance.domain.names import SMOKE_USER
+from appliance.domain.person import Person, Wanted
+from appliance.domain.server import Phase, Server
+from appliance.domain.user import User
+from appliance.errors import BadInput, Exists, NotFound
+from appliance.store import events, groups
+from appliance.store.rows import CounterRow, EventRow, GroupRow, ServerRow, UserGroupRow, UserRow
+from appliance.store.servers import to_server
+from appliance.store.users import next_uid, to_user
+
+_USER = (UserRow.id, UserRow.name, UserRow.uid, UserRow.admin, UserRow.created_at, UserRow.last_activity_at,
+         UserRow.must_change_password, UserRow.display_name, UserRow.archived_at)
+_SORTS: Mapping[str, Any] = {"id": UserRow.id, "name": UserRow.name, "last_activity": UserRow.last_activity_at}
+_AT_ONCE = 500        # parameters of one question
+
+
+def find(t: Transaction, name: str) -> Person | None:
+    """Return a user with all servers."""
+    row = t.scalar(select(UserRow).where(UserRow.name == name, UserRow.deleted_at.is_(None)))
+    if row is None:
+        return None
+    return Person(to_user(row), groups.of_users(t, [row.id]).get(row.id, ()), tuple(_servers(t, [row.id], stopped=True)))
+
+
+def get(t: Transaction, user_id: int) -> Person | None:
+    name = t.scalar(select(UserRow.name).where(UserRow.id == user_id))
+    return find(t, name) if name is not None else None
+
+
+def page(t: Transaction, wanted: Wanted) -> tuple[list[Person], int]:
+    """Return some users and how many there are in all; archived ones and the box's own account are none of them."""
+    where = _conditions(wanted)
+    total = t.scalar(select(func.count()).select_from(UserRow).where(*where)) or 0
+    column = _SORTS[wanted.sort]
+    # who was never seen comes first, or last: databases do not agree on it by themselves
+    order = (column.is_(None), column.desc(), UserRow.id.desc()) if wanted.descending else (
+        column.is_not(None), column.asc(), UserRow.id)
+    rows = t.execute(select(*_USER).where(*where).order_by(*order).offset(wanted.offset).limit(wanted.limit))
+    users = [User(id_, name, uid, admin, created, last, must, False, shown, archived is not None)
+             for id_, name, uid, admin, created, last, must, shown, archived in rows]
+    return _with_rest(t, users, stopped=wanted.stopped), total
+
+
+def add_many(t: Transaction, names: Sequence[str], *, admin: bool, actor: str) -> list[Person]:
+    """Add users of validated names, all at once; who is there already is left alone. Raises Exists where all are."""
+    names = list(dict.fromkeys(names))
+    there: set[str] = set()
+    for start in range(0, len(names), _AT_ONCE):
+        there.update(t.scalars(select(UserRow.name).where(
+            UserRow.name.in_(names[start:start + _AT_ONCE]), UserRow.deleted_at.is_(None))))
+    new = [name for name in names if name not in there]
+    if not new:
+        raise Exists(f"There is already a user {names[0]}." if len(names) == 1
+                     else f"All {len(names)} of these users are there already.")
+    uid = next_uid(t)
+    t.get_one(CounterRow, "uid").value = uid + len(new)
+    t.flush()
+    now = datetime.now(UTC)
+    t.execute(insert(UserRow), [
+        {"name": name, "uid": uid + place, "admin": admin, "created_at": now, "must_change_password": False,
+         "display_name": ""} for place, name in enumerate(new)])
+    t.execute(insert(EventRow), [
+        {"at": now, "kind": "user.added", "actor": actor, "user_name": name, "server_id": "", "start_no": 0,
+         "data": {"admin": admin}} for name in new])
+    rows = t.scalars(select(UserRow).where(UserRow.uid.between(uid, uid + len(new) - 1)).order_by(UserRow.uid))
+    return [Person(to_user(row)) for row in rows]
+
+
+def rename(t: Transaction, user_id: int, name: str, *, actor: str) -> User:
+    """Give a user another validated name; uid, home, sessions, tokens, groups and shares stay. Raises Exists, BadInput."""
+    row = t.get(UserRow, user_id)
+    if row is None or row.deleted_at is not None:
+        raise NotFound("There is no such user.")
+    if t.scalar(select(UserRow.id).where(UserRow.name == name, UserRow.deleted_at.is_(None))) is not None:
+        raise Exists(f"There is already a user {name}.")
+    if t.scalar(select(ServerRow.id).where(ServerRow.user_id == user_id, ServerRow.phase.not_in(Phase.down())).limit(1)):
+        raise BadInput(f"A server of {row.name} runs, and its address holds the name. Stop it, then rename {row.name}.",
+                       action="Stop the user's servers first.")
+    events.append(t, "user.renamed", actor=actor, user_name=name, data={"from": row.name, "to": name})
+    row.name = name
+    t.flush()
+    return to_user(row)
+
+
+def set_admin(t: Transaction, user_id: int, admin: bool, *, actor: str) -> None:
+    row = t.get_one(UserRow, user_id)
+    if row.admin != admin:
+        row.admin = admin
+        events.append(t, "user.admin", actor=actor, user_name=row.name, data={"admin": admin})
+
+
+def _with_rest(t: Transaction, users: Sequence[User], *, stopped: bool) -> list[Person]:
+    ids = [user.id for user in users]
+    if not ids:
+        return []
+    of_groups = groups.of_users(t, ids)
+    servers: dict[int, list[Server]] = {}
+    for server in _servers(t, ids, stopped=stopped):
+        servers.setdefault(server.user_id, []).append(server)
+    return [Person(user, of_groups.get(user.id, ()), tuple(servers.get(user.id, ()))) for user in users]
+
+
+def _servers(t: Transaction, user_ids: Sequence[int], *, stopped: bool) -> list[Server]:
+    query = select(ServerRow).where(ServerRow.user_id.in_(user_ids))
+    if not stopped:
+        query = query.where(ServerRow.phase.not_in(Phase.down()))
+    return [to_server(row) for row in t.scalars(query.order_by(ServerRow.user_id, ServerRow.name))]
+
+
+def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = [
+        UserRow.deleted_at.is_(None), UserRow.archived_at.is_(None), UserRow.name != SMOKE_USER]
+    if wanted.state:
+        phases = ServerRow.phase == Phase.READY if wanted.state == "ready" else ServerRow.phase.not_in(Phase.down())
+        some = exists().where(ServerRow.user_id == UserRow.id, phases)
+        found.append(~some if wanted.state == "inactive" else some)
+    if wanted.name_filter:
+        found.append(UserRow.name.contains(wanted.name_filter, autoescape=True))
+    if wanted.names is not None or wanted.of_groups is not None:
+        members = select(UserGroupRow.user_id).join(GroupRow, GroupRow.id == UserGroupRow.group_id).where(
+            GroupRow.name.in_(wanted.of_groups or ()))
+        found.append(or_(UserRow.name.in_(wanted.names or ()), UserRow.id.in_(members)))
+    return found

@@ -1,0 +1,50 @@
+"""Whose token, whose cookie: what clients asked before there was /hub/api/user."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from appliance.domain.scopes import Owner, Rights, identify
+from appliance.errors import NotFound
+from appliance.web import cookies
+from appliance.web.api.models import Shapes
+from appliance.web.api.operation import Call, Operation, Target, answer
+from appliance.web.api.schema import ref
+
+
+async def of_token(call: Call) -> Response:
+    """Whoever has a token may know whose it is."""
+    found = await call.hub.permissions.by_token(call.visit.param("token"))
+    if found is None:
+        raise NotFound("There is no such token.")
+    if found.user is None:
+        return answer({"kind": "service", "name": found.name, "admin": "admin" in found.roles})
+    person = await call.hub.directory.person(found.user.name)
+    if person is None:
+        raise NotFound("There is no such token.")
+    rights = Rights(call.requester.rights.expanded | identify(Owner(user=found.user.name)))
+    return answer(Shapes(call.visit, rights).user(person))
+
+
+async def of_cookie(call: Call) -> Response:
+    name, value = call.visit.param("cookie"), call.visit.param("value")
+    session = await call.hub.sessions.find([value]) if name in cookies.session_names({name: [value]}) else None
+    person = await call.hub.directory.person(session.user.name) if session else None
+    model = Shapes(call.visit, call.requester.rights).user(person) if person else {}
+    if not model:
+        raise NotFound("There is no such cookie, or it is not yours to see whose it is.")
+    return answer(model)
+
+
+async def mint(call: Call) -> Response:
+    raise NotFound("Tokens are made at /hub/api/users/NAME/tokens.")
+
+
+_TAG, _MODEL = "authorizations", ref("User")
+OPERATIONS = (
+    Operation("POST", "authorizations/token", mint, "Gone", tag=_TAG, anyone=True, deprecated=True),
+    Operation("GET", "authorizations/token/{token}", of_token, "Whose token it is", tag=_TAG, target=Target.SOME,
+              deprecated=True, responses={200: _MODEL}),
+    Operation("GET", "authorizations/cookie/{cookie}/{value}", of_cookie, "Whose cookie it is", tag=_TAG, target=Target.SOME,
+              deprecated=True, responses={200: _MODEL}),
+)
