@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from difflib import get_close_matches
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
@@ -314,3 +316,27 @@ def _unknown(key: object, known: Collection[str], whose: str) -> str:
 def _shown(text: object) -> str:
     words = str(text)
     return words[:60] if words.isprintable() else "?"
+
+
+# -- how it is ---------------------------------------------------------------------------------------------------------
+class ServicePhase(StrEnum):
+    CLIENT = "client"            # has no address and is not the Hub's to start: nobody knows whether it runs
+    WAITING = "waiting"          # for the container engine
+    STARTING = "starting"
+    RUNNING = "running"          # and answers, where it has an address
+    AWAY = "away"                # does not answer at its address
+    RESTARTING = "restarting"    # has ended and is started again in a moment
+    FAILED = "failed"            # ends again and again, or cannot be started; it is tried again, ever more rarely
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """How a service is now. pid: 0 where it is no process of the Hub's."""
+
+    phase: ServicePhase
+    since: datetime
+    pid: int = 0
+    url: str = ""                # where it listens, once that is known
+    restarts: int = 0
+    said: str = ""               # why it is away, restarting or failed
+    lines: tuple[str, ...] = ()  # what it printed last

@@ -156,7 +156,8 @@ def _explain(spec: ServiceSpec, words: str) -> ServiceFailed:
         reason = f"there is no program “{program}”"
     elif words.startswith("PermissionError"):
         reason = f"“{program}” may not be run{f' by {spec.user}' if spec.user else ''}"
-    return ServiceFailed(f"The service {spec.name} cannot be started: {reason}.", evidence=words)
+    return ServiceFailed(f"The service {spec.name} cannot be started: {reason}.", evidence=words,
+                         action="Install it, or correct “command” in c.JupyterHub.services.")
 
 
 def _in_words(code: int) -> str:
