@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from appliance.domain.names import validate_groupname, validate_servername, validate_username
-from appliance.domain.scopes import SCOPES, Rights, Scope
+from appliance.domain.scopes import SCOPES, Owner, Rights, Scope, expand
 from appliance.domain.server import Server
 from appliance.domain.share import ACCESS, Share, ShareCode, for_server, scope_names
 from appliance.domain.user import User
@@ -71,6 +71,19 @@ class Shares:
             return share
 
         return await self._db.read(work)
+
+    async def opens(self, server: Server, user: User) -> bool:
+        """Say whether the server is shared with this user so that they may open it."""
+        return f"{ACCESS}!server={server.user_name}/{server.name}" in await self._expanded(user)
+
+    async def holds(self, code: ShareCode, user: User) -> bool:
+        """Say whether shares give this user all of what the code would."""
+        return await self._expanded(user) >= set(code.scopes)
+
+    async def _expanded(self, user: User) -> frozenset[str]:
+        scopes = await self._db.read(
+            lambda t: store.scopes_of(t, user.id, groups.ids_of_user(t, user.id), self._known))
+        return expand(scopes, Owner(user=user.name), self._known)
 
     # -- giving and taking ---------------------------------------------------------------------------------------------
     async def grant(self, place: Place, to: With, scopes: Sequence[str], *, by: Rights, actor: str) -> Share:

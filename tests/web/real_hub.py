@@ -23,9 +23,11 @@ from appliance.domain.server import Phase, Server
 from appliance.domain.service import ServiceDefinition
 from appliance.domain.service import parse as parse_service
 from appliance.domain.urls import Urls
+from appliance.hub.directory import Directory
 from appliance.hub.hub import Hub
 from appliance.hub.oauth import OAuth
 from appliance.hub.permissions import Permissions
+from appliance.hub.shares import Shares
 from appliance.hub.specs import Specs
 from appliance.hub.tokens import Tokens
 from appliance.store import users
@@ -173,4 +175,6 @@ def real_hub(mini: MiniHub, permissions: Permissions, oauth: OAuth) -> Hub:
         urls=Urls(), version="0.2.0", public_url="", after_sign_in="home", proxy_secret="",
         key=lambda purpose: derive_key(KEY, purpose),
         accounts=mini.accounts, sessions=mini.sessions, servers=mini.servers, events=mini.changes, metrics=mini.metrics,
-        authority_file=None, problems=list, permissions=permissions, tokens=Tokens(mini.db, permissions), oauth=oauth))
+        authority_file=None, problems=list, permissions=permissions, tokens=Tokens(mini.db, permissions), oauth=oauth,
+        directory=Directory(mini.db, mini.world.homes, mini.reconciler.wake),
+        shares=Shares(mini.db, mini.servers.end_rights, permissions.roles.scopes)))

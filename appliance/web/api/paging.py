@@ -50,7 +50,7 @@ def paged(call: Call, page: Page, items: Sequence[Any] | Mapping[str, Any], tota
         said = parse_qsl(call.visit.request.url.query, keep_blank_values=True)
         query = [(name, value) for name, value in said if name not in ("offset", "limit")]
         query += [("offset", str(after)), ("limit", str(page.limit))]
-        path = call.visit.hub_url(f"api/{call.operation.path}")
+        path = call.visit.here.partition("?")[0]
         following = {"offset": after, "limit": page.limit, "url": f"{call.visit.origin}{path}?{urlencode(query)}"}
     return answer({"items": items, "_pagination": {
         "offset": page.offset, "limit": page.limit, "total": total, "next": following}})
