@@ -76,10 +76,6 @@ class TooManyServers(BadInput):
     sentence = "You have as many servers as you may have."
     action = "Delete one that is not needed any more."
 
-    def __init__(self, most: int = 0) -> None:
-        super().__init__(f"You have {most} named server{'' if most == 1 else 's'} already, which is as many as you may have."
-                         if most else "")
-
 
 class BadScope(BadInput):
     code = "bad-scope"

@@ -317,7 +317,8 @@ def _add(t: Transaction, user_id: int, name: str, *, addresses: Iterable[str], a
 
 def _refuse_more(t: Transaction, user_id: int, most_named: int) -> None:
     if most_named and len(names_of_named(t, [user_id]).get(user_id, ())) >= most_named:
-        raise TooManyServers(most_named)
+        raise TooManyServers(f"There are {most_named} named servers already, which is as many as one person may have."
+                             if most_named > 1 else "One person may have one named server.")
 
 
 def _refuse_archived(user: UserRow) -> None:

@@ -59,21 +59,21 @@ async def server_at(hub: Hub, path: str) -> Server:
     return server
 
 
-async def own_server(visit: Visit) -> Server:
+async def own_server(visit: Visit, *, may_be_new: bool = False) -> Server:
     """Return the visitor's own server that the address names (`{user}` and `{server}`, both optional).
 
-    Raises NotYours, NotFound.
+    may_be_new: also a named one that is not there yet; its id is "". Raises NotYours, NotFound.
     """
-    user = visit.signed_in().user
+    user, named = visit.signed_in().user, visit.hub.servers.offers.named
     try:
         name = validate_username(visit.param("user") or user.name)
-        server_name = validate_servername(visit.param("server"))
+        server_name = validate_servername(visit.param("server") if visit.param("user") else named.default_name)
     except BadName:
         raise NotFound() from None
     if name != user.name:
         raise NotYours()
     server = await visit.hub.servers.view(user.name, server_name)
-    if server is None or (server_name and not server.id):
+    if server is None or (server_name and not server.id and not (may_be_new and named.allowed)):
         raise NotFound()
     return server
 

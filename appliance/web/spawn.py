@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from appliance.domain.names import quote_name
 from appliance.domain.server import Failure, Phase, Server, Wanted
-from appliance.errors import BadNext, MustChangePassword, NotYours, Unavailable
-from appliance.web import words
+from appliance.errors import BadNext, MustChangePassword, Unavailable
+from appliance.web import options, words
 from appliance.web.servers import (
     deep_link,
     let_in,
@@ -23,6 +23,7 @@ from appliance.web.servers import (
     server_at,
     view_of,
 )
+from appliance.web.shares import refuse_entry
 from appliance.web.views import Page, render
 from appliance.web.visit import Visit, redirect
 
@@ -60,14 +61,16 @@ class StoppedPage(Page):
 
 
 async def spawn(visit: Visit) -> Response:
-    """Start the own server if it does not run, and go there. A link may do that: it is one's own."""
-    server = await own_server(visit)
+    """Start the own server if it does not run, and go there; where there is something to choose, by way of a form. A link
+    may do that: it is one's own."""
+    server = await own_server(visit, may_be_new=True)
     target = deep_link(visit, server, visit.next())
     if server.ready:
         return await let_in(visit, server, target)
     if not (server.phase.pending and server.wanted is Wanted.RUNNING):
-        user = visit.signed_in().user
-        server = await visit.hub.servers.start(user, server.name, actor=user.name)
+        page = await options.start(visit, server, target)
+        if page is not None:
+            return page
     return redirect(pending_url(visit, server, target), 302 if visit.request.method == "GET" else 303)
 
 
@@ -98,7 +101,7 @@ async def enter(visit: Visit) -> Response:
         return redirect(target)
     server = await server_at(visit.hub, target) if target else await view_of(visit.hub, visit.session.user)
     if server.user_id != visit.session.user.id:
-        raise NotYours()
+        raise await refuse_entry(visit, server, visit.session.user)
     if server.ready:
         _count_entry(visit, target)
         landing = "" if target == prefix_of(visit, server) else target
@@ -121,13 +124,19 @@ def _count_entry(visit: Visit, target: str) -> None:
 
 
 async def user_redirect(visit: Visit) -> Response:
-    """/hub/user-redirect/PATH?query → the same below one's own server."""
+    """/hub/user-redirect/PATH?query → the same below one's own server, which is started on the way if it does not run."""
     rest = visit.here.removeprefix(visit.hub_url("user-redirect")).removeprefix("/")
-    target = visit.urls.server(visit.signed_in().user.name) + rest
+    user, name = visit.signed_in().user, visit.hub.servers.offers.named.default_name
+    target = visit.urls.server(user.name, name) + rest
     try:
-        return redirect(visit.urls.safe_next(target) or target)
+        target = visit.urls.safe_next(target) or target
     except BadNext:
         raise BadNext("That link does not lead to a page of your server.") from None
+    server = await visit.hub.servers.view(user.name, name)
+    if server is not None and server.ready:
+        return redirect(target)
+    path = f"spawn/{quote_name(user.name)}"
+    return redirect(visit.hub_url(f"{path}/{quote_name(name)}" if name else path, next=target))
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------
@@ -149,11 +158,15 @@ def progress(visit: Visit, server: Server, target: str) -> Response:
 def stopped(visit: Visit, server: Server, target: str, status: int = 200) -> Response:
     failed = server.phase is Phase.FAILED
     return render(visit, "stopped.html", StoppedPage(
-        title="Your server is not running" if failed else words.message(server).removesuffix("."),
+        title=_of(server, "Your server is not running" if failed else words.message(server).removesuffix(".")),
         message=words.message(server), failure=server.failure if failed else None,
         start_url=_action_url(visit, "spawn", server, deep_link(visit, server, target)),
         deep_link=_readable(visit, server, target), waiting=server.phase is Phase.STOPPING,
     ), status)
+
+
+def _of(server: Server, title: str) -> str:
+    return title.replace("Your server", f"Your server {words.called(server)}", 1) if server.name else title
 
 
 def _readable(visit: Visit, server: Server, target: str) -> str:

@@ -52,7 +52,12 @@ async def _answer(visit: Visit) -> Response:
         if not visit.navigates:
             raise NotSignedIn()
         return _to_enter(visit, here)
-    session, server = known
+    session, entered = known
+    server = await server_at(visit.hub, path)
+    if server.id != entered.id:     # the default server's cookie comes along to the paths of named ones
+        if server.ready and not visit.navigates:
+            raise NotSignedIn("This browser has not entered that server yet; open it first.")
+        return _to_enter(visit, here) if visit.navigates else not_running(server)
     if server.ready:
         return await _renew(visit, session, server, here)
     if visit.navigates:

@@ -37,6 +37,11 @@ def step_of(server: Server) -> int:
     return next((i for i, (phase, _) in enumerate(STEPS) if phase is server.phase), -1)
 
 
+def called(server: Server) -> str:
+    """Return what a server is called in a sentence: "your server", or a named one's own name."""
+    return f"“{server.display_name or server.name}”" if server.name else "your server"
+
+
 def message(server: Server, queue_position: int | None = None) -> str:
     """Return one sentence about what happens with the server now."""
     if server.wanted is Wanted.STOPPED and server.phase.pending:

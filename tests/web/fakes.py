@@ -20,7 +20,9 @@ from appliance.domain.urls import Urls
 from appliance.domain.user import Session, User
 from appliance.errors import ApplianceError, BadInput, LoginRefused, LoginThrottled, NotYours, Unavailable
 from appliance.hub.metrics import Metrics, MetricsAccess, State
+from appliance.hub.offers import Offers, Standing
 from appliance.ports import LoginRequest, Usage
+from appliance.testing import FakeSpawner
 
 KEY = b"k" * 32
 
@@ -187,6 +189,10 @@ class FakeServers:
         self.starts: list[tuple[str, str, str]] = []
         self.stops: list[tuple[str, str]] = []
         self.positions: dict[str, int] = {}
+        self.offers = Offers(FakeSpawner(), self._standing)
+
+    async def _standing(self, user_id: int) -> Standing:
+        return False, {}
 
     def put(self, user: User, name: str = "", **changes: object) -> Server:
         """Make or change a server, and tell whoever follows it."""
@@ -224,6 +230,10 @@ class FakeServers:
 
     def all(self) -> list[Server]:
         return list(self.rows.values())
+
+    async def of_user(self, user: User) -> list[Server]:
+        named = sorted((row for row in self.rows.values() if row.user_id == user.id and row.name), key=lambda row: row.name)
+        return [self.rows.get((user.name, "")) or self._never_ran(user, ""), *named]
 
     async def of_users(self, users: Sequence[User]) -> list[Server]:
         ids = {user.id for user in users}

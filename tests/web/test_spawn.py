@@ -191,13 +191,19 @@ async def test_progress_page_says_where_it_is(phase: Phase, hub: FakeHub, browse
     assert 'data-progress="/hub/api/users/alice/server/progress"' in page.text
 
 
-async def test_user_redirect_keeps_its_query(browser: Browser, stranger: Browser) -> None:
+async def test_user_redirect_keeps_its_query(hub: FakeHub, browser: Browser, stranger: Browser, alice: User) -> None:
     query = "repo=https%3A%2F%2Fgit.test%2Fa%2F%2Fb&urlpath=lab%2Ftree%2Fa%2520b&x=a+b&y"
-    assert (await browser.get(f"/hub/user-redirect/git-pull?{query}")).headers["location"] == (
-        f"/user/alice/git-pull?{query}")
-    login = (await stranger.get(f"/hub/user-redirect/git-pull?{query}")).headers["location"]
+    path = f"/hub/user-redirect/git-pull?{query}"
+    login = (await stranger.get(path)).headers["location"]
     response = await browser.get(login)     # signed in by now, in another tab
-    assert response.headers["location"] == f"/hub/user-redirect/git-pull?{query}"
+    assert response.headers["location"] == path
+    _, way = await browser.follow(path)     # which starts the server
+    assert way[-1].startswith("/hub/spawn-pending/alice?next=")
+    assert hub.servers.starts == [("alice", "", "alice")]
+    hub.servers.ready(alice)
+    enter = (await browser.get(way[-1])).headers["location"]
+    assert (await browser.get(enter)).headers["location"] == f"/user/alice/git-pull?{query}"
+    assert (await browser.get(path)).headers["location"] == f"/user/alice/git-pull?{query}"
     assert (await browser.get("/hub/user-redirect/")).headers["location"] == "/user/alice/"
     assert (await browser.get("/hub/user-redirect")).headers["location"] == "/user/alice/"
 

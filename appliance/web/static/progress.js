@@ -1,9 +1,8 @@
 // Follows a start by the Hub's events. Without this file the page refreshes by itself.
 
 const SECOND_MS = 1000;
-const place = document.querySelector("[data-progress]");
 
-if (place) {
+for (const place of document.querySelectorAll("[data-progress]")) {
   const message = place.querySelector("[data-message]");
   const bar = place.querySelector("progress");
   const steps = [...place.querySelectorAll("[data-step]")];
