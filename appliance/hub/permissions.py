@@ -168,7 +168,7 @@ class Permissions:
         own, owner = groups.of_users(t, [user.id]).get(user.id, ()), Owner(user=user.name)
         roles = self.roles_of_user(user, own)
         expanded = expand(self.roles.scopes_of(roles), owner, self.roles.scopes)
-        return Rights(expanded | identify(owner) | frozenset(_shared(t, user.id, self.roles))), roles, own
+        return Rights(expanded | identify(owner) | _shared(t, user.id, self.roles)), roles, own
 
     def _narrowed(self, t: Transaction, found: Requester, scopes: Collection[str], owner: Owner) -> Requester:
         # a scope of one's own may be gone from the configuration since the token was made
@@ -177,8 +177,9 @@ class Permissions:
         return replace(found, rights=rights.with_more(identify(Owner(user=owner.user) if found.user else owner)))
 
 
-def _shared(t: Transaction, user_id: int, roles: Roles) -> Collection[str]:
-    return shares.scopes_of(t, user_id, groups.ids_of_user(t, user_id), roles.scopes)
+def _shared(t: Transaction, user_id: int, roles: Roles) -> frozenset[str]:
+    """Return what shares give, by name and with all subscopes."""
+    return expand(shares.scopes_of(t, user_id, groups.ids_of_user(t, user_id), roles.scopes), Owner(), roles.scopes)
 
 
 def _groups_of(t: Transaction) -> Callable[[str], Collection[str]]:

@@ -264,7 +264,7 @@ async def test_a_link_says_whose_and_what_and_a_click_accepts(school: School) ->
     after = html.unescape((await bob.get(answer.headers["location"])).text)
     assert "You have accepted." in after
     assert "nobody opens another's server in a browser here" in after
-    entered = await bob.get(f"/hub/enter?next={quote('/user/alice/lab/tree')}")
+    entered = await bob.get(f"/hub/enter?next={quote('/user/alice/tree')}")
     assert entered.status_code == 403
     assert "This server is shared with you, but nobody opens another's server" in html.unescape(entered.text)
     counted = (await school.ask("GET", "/share-codes/alice")).json()["items"][0]
