@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fresh_box import CLONE, FreshBox
+from fresh_box import CLONE, REPOSITORY, FreshBox
 from played import VARIABLES, play_inside
 from student import Student
 
@@ -95,6 +95,9 @@ def bring_images(box: FreshBox) -> str:
     release = box.run(f"cd {CLONE} && python3 -B -m appliance.box pack --id {CLONE}").strip()
     names = [f"appliance/{name}" for name in box.run(f"cd {CLONE}/images && dirname */Dockerfile").split()
              if name not in ("hello", "postgres")]
+    # another test may have left the name “latest” to an image of its own
+    subprocess.run([REPOSITORY / "images/build", *(name.removeprefix("appliance/") for name in names)], check=True, timeout=1200,
+                   stdout=subprocess.DEVNULL)
     try:
         for name in names:
             subprocess.run(["docker", "tag", f"{name}:latest", f"{name}:{release}"], check=True)
