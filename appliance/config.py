@@ -28,6 +28,7 @@ from appliance.domain.hosts import clean_host
 from appliance.domain.names import validate_groupname, validate_new_servername
 from appliance.domain.offers import NamedServers
 from appliance.domain.roles import Roles
+from appliance.domain.service import ServiceDefinition, parse_all
 from appliance.domain.urls import Urls, origin_of
 from appliance.errors import ApplianceError, BadInput, BadName, Misconfigured
 from appliance.ports import Authenticator, Homes, Proxy, Spawner
@@ -114,6 +115,9 @@ class JupyterHub(Configurable):
         help="What groups change for their members: {\"7b\": {\"mem_limit\": \"1G\", \"cpu_limit\": 1, \"image\": …, "
              "\"allowed_images\": […], \"profiles\": […], \"max_named_servers\": 2}}. Of several groups the highest holds.",
     ).tag(config=True)
+    services = List(
+        Dict(), help="Programs that speak to the Hub's API: dictionaries of name, url, api_token, command, container and more, "
+                     "see “Writing a service”.").tag(config=True)
     load_roles = List(
         Dict(), help="Roles: dictionaries of name, description, scopes, and the users, services and groups who have it. The "
                      "roles user, server and token can be changed, admin can be given.").tag(config=True)
@@ -172,6 +176,7 @@ class Settings:
     named_servers: NamedServers
     group_limits: Mapping[str, GroupLimits]
     roles: Roles
+    services: tuple[ServiceDefinition, ...]
     token_expires_in_max_seconds: int   # 0: no more than what holds anyway
     oauth_token_expires_in: int
     api_page_default_limit: int
@@ -337,7 +342,8 @@ class _Resolver:
             authenticate_prometheus=hub.authenticate_prometheus,
             metrics_token_file=Path(hub.metrics_token_file).absolute() if hub.metrics_token_file else None,
             named_servers=self.named_servers(), group_limits=self.group_limits(),
-            roles=self.roles(), token_expires_in_max_seconds=hub.token_expires_in_max_seconds,
+            roles=(roles := self.roles()), services=self.services(roles),
+            token_expires_in_max_seconds=hub.token_expires_in_max_seconds,
             oauth_token_expires_in=hub.oauth_token_expires_in,
             api_page_default_limit=min(hub.api_page_default_limit, hub.api_page_max_limit),
             api_page_max_limit=hub.api_page_max_limit)
@@ -448,6 +454,12 @@ class _Resolver:
             return roles.parse(self.hub.load_roles, known)
         except ApplianceError as error:
             raise self.refuse("load_roles", f"cannot be used: {error.sentence.rstrip('.')}") from error
+
+    def services(self, roles: Roles) -> tuple[ServiceDefinition, ...]:
+        try:
+            return parse_all(self.hub.services, roles.scopes)
+        except ApplianceError as error:
+            raise self.refuse("services", f"cannot be used: {error.sentence.rstrip('.')}") from error
 
     def default_url(self) -> str:
         if self.hub.default_url and not re.fullmatch(r"/[^/\\\s]\S*", self.hub.default_url):

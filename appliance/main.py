@@ -41,6 +41,8 @@ from appliance.hub.rebuild import put_users_back
 from appliance.hub.reconciler import Reconciler
 from appliance.hub.routes import Routes
 from appliance.hub.servers import Servers
+from appliance.hub.services import Services
+from appliance.hub.servicespecs import ServiceWorld
 from appliance.hub.sessions import Sessions
 from appliance.hub.shares import Shares
 from appliance.hub.specs import Specs
@@ -49,6 +51,7 @@ from appliance.hub.tokens import Tokens
 from appliance.jwt import SessionTokens
 from appliance.ports import Authenticator, Homes, KeptContainer, Proxy, Spawner
 from appliance.spawners.docker_control import DockerContainer
+from appliance.spawners.service_processes import ServiceProcesses
 from appliance.store import groups
 from appliance.store.database import Database
 from appliance.store.servers import want_all_stopped
@@ -91,6 +94,10 @@ class Box:
             cookie_max_age_s=int(settings.cookie_max_age.total_seconds()), after_end=servers.end_rights)
         accounts = Accounts(self.db, self.authenticator, sessions, Throttle(), derive_key(secret, "device"))
         permissions = Permissions(self.db, settings.roles, token_key)
+        self.services = permissions.services = Services(ServiceWorld(
+            self.db, urls, self.proxy, self.spawner, self.homes, permissions, ServiceProcesses(), token_key,
+            near_url(settings), settings.hub_port, settings.public_origin, lambda: self.reconciler.prepared), settings.services)
+        metrics.services = self.services.count
         after_sign_in = settings.default_url or ("spawn" if settings.redirect_to_server else "home")
         self.hub = Hub(urls, __version__, settings.public_origin, after_sign_in, proxy_secret, secret, accounts, sessions,
                        servers, changes, self.reconciler, metrics,
@@ -101,9 +108,9 @@ class Box:
                                  settings.api_page_max_limit), Activity(self.db),
                        Control(self.db, self.proxy, self.reconciler.set_all_routes, self.reconciler.wake,
                                lambda: signal.raise_signal(signal.SIGTERM), versions(settings)),
-                       OAuth(self.db, specs, lambda: (), token_key, permissions.by_token,
+                       OAuth(self.db, specs, self.services.all, token_key, permissions.by_token,
                              expires_in_s=settings.oauth_token_expires_in, known=settings.roles.scopes),
-                       Shares(self.db, servers.end_rights, settings.roles.scopes),
+                       Shares(self.db, servers.end_rights, settings.roles.scopes), self.services,
                        settings.authority_file, self.proxy.trouble)
 
     async def _standing(self, user_id: int) -> Standing:
@@ -119,12 +126,14 @@ class Box:
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Run until cancelled. `started` is called when browsers are let in. Raises Misconfigured, ProxyDown."""
         await open_store(self.db, self.homes)
+        await self.services.load()
         hub_socket = _listen(self.settings.hub_ip, self.settings.hub_port)
         try:
             async with anyio.create_task_group() as tasks, _serving(tasks, create_app(self.hub), hub_socket):
                 await self.proxy.start()
                 tasks.start_soon(self.proxy.run)
                 tasks.start_soon(self.reconciler.run)
+                tasks.start_soon(self.services.run)
                 tasks.start_soon(self._serve_api_to_servers)
                 tasks.start_soon(self.hub.metrics.watch_event_loop)
                 started()
@@ -157,6 +166,12 @@ async def open_store(db: Database, homes: Homes) -> None:
         homes.root.mkdir(mode=0o711, parents=True, exist_ok=True)
         found = await homes.list()
         await db.transact(lambda t: put_users_back(t, found))
+
+
+def near_url(settings: Settings) -> str:
+    """Return how processes of this machine reach the Hub past the proxy."""
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.hub_ip, settings.hub_ip)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.hub_port}"
 
 
 def shown_url(settings: Settings) -> str:
@@ -314,6 +329,8 @@ async def _stop_servers(settings: Settings, servers: bool) -> None:
         async with anyio.create_task_group() as tasks:
             for server in found:
                 tasks.start_soon(end, server.server_id)
+        if (runner := spawner.service_runner()) is not None:
+            await runner.clear(())
         print(f"{len(found)} server{'' if len(found) == 1 else 's'} ended. Files stay where they are.")
     finally:
         await spawner.close()

@@ -386,3 +386,31 @@ def test_cookie_secret_of_the_environment_wins(tmp_path: Path, monkeypatch: pyte
 def test_cookie_secret_without_a_folder_stops(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="No such file or directory"):
         load_cookie_secret(tmp_path / "missing" / "secret")
+
+
+# -- services ------------------------------------------------------------------------------------------------------
+def test_services_are_read(load: Load) -> None:
+    settings = load("""
+c.JupyterHub.custom_scopes = {"custom:grades": {"description": "read grades"}}
+c.JupyterHub.services = [
+    {"name": "culler", "command": ["jupyterhub-idle-culler"]},
+    {"name": "grades", "url": "http://127.0.0.1:9999", "oauth_client_allowed_scopes": ["custom:grades"]},
+]
+""")
+    assert [(service.name, service.kind) for service in settings.services] == [("culler", "managed"), ("grades", "external")]
+    assert settings.notices == ()
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    ("[{'name': 'a', 'comand': ['x']}]",
+     "jupyterhub_config.py, line 1: c.JupyterHub.services cannot be used: service “a”: there is no “comand” in a service; "
+     "the nearest is “command”."),
+    ("[{'name': 'a', 'api_token': 'short'}]", "service “a”: “api_token” is too short"),
+    ("[{'name': 'a'}, {'name': 'a'}]", "service “a”: There is another service with the name “a”."),
+    ("[{'name': 'hub'}]", "service “hub”: The name “hub” is the box's own"),
+    ("['culler']", "c.JupyterHub.services must be"),
+])
+def test_services_that_cannot_be_are_refused_with_a_sentence(load: Load, said: str, words: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        load(f"c.JupyterHub.services = {said}")
+    assert words in str(caught.value)

@@ -20,6 +20,7 @@ from appliance.hub.oauth import OAuth
 from appliance.hub.permissions import Permissions
 from appliance.hub.reconciler import Reconciler
 from appliance.hub.servers import Servers
+from appliance.hub.services import Services
 from appliance.hub.sessions import Sessions
 from appliance.hub.shares import Shares
 from appliance.hub.tokens import Tokens
@@ -48,6 +49,7 @@ class Hub:
     control: Control
     oauth: OAuth
     shares: Shares
+    services: Services
     authority_file: Path | None = None                  # the root of the box's own authority, for browsers to trust
     proxy_trouble: Callable[[], ApplianceError | None] = lambda: None
 
@@ -67,4 +69,4 @@ class Hub:
     def concerns(self) -> list[ApplianceError]:
         """Return what an admin should mend although everybody can work."""
         found = self.proxy_trouble()
-        return [found] if found is not None else []
+        return [*([found] if found is not None else []), *self.services.concerns()]

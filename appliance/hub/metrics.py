@@ -6,7 +6,7 @@ No label names a person, an image or an address; all have few values.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,6 +92,8 @@ class Metrics:
         self._queue = Gauge("appliance_start_queue_length", "Servers that wait for a place to start.", registry=registry)
         self._problems = Gauge(
             "appliance_problem", "1: this keeps servers from being started now.", ["code"], registry=registry)
+        self._services = Gauge("appliance_services", "Services in each phase.", ["phase"], registry=registry)
+        self.services: Callable[[], Mapping[str, int]] = dict
         self._slice = Gauge("appliance_slice_memory_bytes", "Memory of all servers together.", registry=registry)
         self._slice_limit = Gauge("appliance_slice_memory_limit_bytes", "Most they may use together.", registry=registry)
         self._homes = Gauge("appliance_homes_size_bytes", "Size of the file system that homes are on.", registry=registry)
@@ -141,6 +143,8 @@ class Metrics:
         for period, count in state.active_users.items():
             self._active.labels(period).set(count)
         self._queue.set(state.queue_length)
+        for service_phase, count in self.services().items():
+            self._services.labels(service_phase).set(count)
         self._problems.clear()
         for code in state.problems:
             self._problems.labels(code).set(1)

@@ -65,6 +65,11 @@ class Reconciler:
         """See Hub.ready."""
         return self._prepared or self.problem is not None
 
+    @property
+    def prepared(self) -> bool:
+        """Containers can be started: they are proven to be kept apart."""
+        return self._prepared and self.problem is None
+
     def queue_position(self, server_id: str) -> int | None:
         """Return 1 for the next one to be started, None for one that does not wait."""
         return self._admission.position(server_id)

@@ -16,6 +16,7 @@ from appliance.domain.requester import Requester
 from appliance.domain.roles import Roles
 from appliance.domain.scopes import Owner, Rights, expand, identify
 from appliance.domain.server import Failure, Phase, Server, Wanted
+from appliance.domain.service import ServiceDefinition, ServicePhase, ServiceState, parse
 from appliance.domain.urls import Urls
 from appliance.domain.user import Session, User
 from appliance.errors import ApplianceError, BadInput, LoginRefused, LoginThrottled, NotYours, Unavailable
@@ -311,6 +312,34 @@ class FakeEvents:
             self.followers.remove(entry)
 
 
+class FakeServices:
+    """Services by name, with how they are."""
+
+    def __init__(self, urls: Urls) -> None:
+        self.urls = urls
+        self.known: dict[str, tuple[ServiceDefinition, ServiceState]] = {}
+
+    def put(self, phase: ServicePhase, said: str = "", lines: tuple[str, ...] = (), **description: object) -> None:
+        service = parse(description)
+        self.known[service.name] = service, ServiceState(phase, datetime.now(UTC), said=said, lines=lines)
+
+    def all(self) -> tuple[ServiceDefinition, ...]:
+        return tuple(service for service, _ in self.known.values())
+
+    def get(self, name: str) -> ServiceDefinition | None:
+        return self.known[name][0] if name in self.known else None
+
+    def state(self, name: str) -> ServiceState:
+        return self.known[name][1]
+
+    def prefix(self, service: ServiceDefinition) -> str:
+        return self.urls.service(service.name) if service.has_address else ""
+
+    def visible_to(self, rights: Rights) -> list[ServiceDefinition]:
+        reach = rights.reach("access:services")
+        return [service for service in self.all() if service.display and service.has_address and reach.service(service.name)]
+
+
 class FakeCensus:
     def __init__(self) -> None:
         self.state = State()
@@ -336,6 +365,7 @@ class FakeHub:
         self.accounts, self.sessions = FakeAccounts(self), FakeSessions(self)
         self.servers, self.events = FakeServers(self), FakeEvents()
         self.permissions, self.directory = FakePermissions(self), FakeDirectory(self)
+        self.services = FakeServices(self.urls)
         self.metrics, self.census, self.metrics_access = Metrics(self.version), FakeCensus(), MetricsAccess()
         self.shares = FakeShares()
         self.trouble: list[ApplianceError] = []
