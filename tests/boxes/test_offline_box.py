@@ -96,8 +96,8 @@ def bring_images(box: FreshBox) -> str:
     names = [f"appliance/{name}" for name in box.run(f"cd {CLONE}/images && dirname */Dockerfile").split()
              if name not in ("hello", "postgres")]
     # another test may have left the name “latest” to an image of its own
-    subprocess.run([REPOSITORY / "images/build", *(name.removeprefix("appliance/") for name in names)], check=True, timeout=1200,
-                   stdout=subprocess.DEVNULL)
+    subprocess.run([REPOSITORY / "images/build", *(name.removeprefix("appliance/") for name in names)], check=True,
+                   timeout=1200, stdout=subprocess.DEVNULL)
     try:
         for name in names:
             subprocess.run(["docker", "tag", f"{name}:latest", f"{name}:{release}"], check=True)
