@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -262,6 +263,10 @@ def _allowed_scopes(what: str, value: object) -> tuple[str, ...]:
 def _info(what: str, value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise BadOption(f"{what} is a dictionary like {{'about': 'anything'}}.")
+    try:
+        json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise BadOption(f"{what} holds what cannot be said in JSON; use texts, numbers, lists and dictionaries.") from None
     return MappingProxyType(dict(value))
 
 

@@ -80,6 +80,7 @@ def test_a_service_in_a_container() -> None:
     ({"oauth_no_confirm": True}, "“oauth_no_confirm” needs “url” or “oauth_redirect_uri”"),
     ({"oauth_roles": ["user"]}, "oauth_client_allowed_scopes"),
     ({"info": ["x"]}, "“info” is a dictionary"),
+    ({"info": {"x": {1, 2}}}, "“info” holds what cannot be said in JSON"),
     ({"timeout": 0}, "“timeout” is a whole number of seconds"),
     ({"timeout": True}, "“timeout” is a whole number of seconds"),
     ({"container": {"image": "a"}, "user": "ada", "url": "http://127.0.0.1:1"}, "give “port” in “container” instead of “url”"),

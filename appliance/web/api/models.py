@@ -152,6 +152,11 @@ SCHEMAS: dict[str, Schema] = {
         "user_options": ANY_OBJECT, "state": ANY_OBJECT,
     }, required=("name", "ready", "stopped", "pending", "url", "last_activity", "started", "user_options")),
     "Group": obj({"kind": TEXT, "name": TEXT, "users": _NAMES, "properties": ANY_OBJECT, "roles": _NAMES}),
+    "Service": obj({
+        "kind": TEXT, "name": TEXT, "admin": FLAG, "roles": _NAMES, "url": TEXT, "prefix": TEXT, "command": _NAMES,
+        "pid": {"type": "integer"}, "info": ANY_OBJECT, "display": FLAG, "state": TEXT, "message": TEXT,
+        "restarts": {"type": "integer"}, "last_lines": _NAMES,
+    }, required=("kind", "name", "admin"), description="The parts that the scopes of the token let one see."),
     "Token": obj(_TOKEN, required=("kind", "id", "scopes", "created", "last_activity", "expires_at", "note")),
     "NewToken": obj({**_TOKEN, "token": TEXT}, required=("kind", "id", "token", "scopes")),
     "Identity": obj({
