@@ -6,7 +6,7 @@ Everything is decided here, whatever a form, a link or a program sent: what is n
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import anyio.to_thread
@@ -81,11 +81,14 @@ class Offers:
         own = self.spawner.image_choices()
         if not own:
             return ()
-        known = dict.fromkeys((*own, *(each for group in self.group_limits.values() for each in group.named_images())))
+        configured = [each for group in self.group_limits.values() for each in group.named_images()]
 
         def find(said: ImageChoice) -> ImageChoice | None:
             # what somebody wrote into a group's properties chooses among the images of the configuration, and adds none
-            return said if said in known else next((each for each in known if each.is_called(said.image)), None)
+            for each in own:
+                if each.is_called(said.image):
+                    return each if said.name == said.image else replace(said, image=each.image)
+            return said if said in configured else next((each for each in configured if each.is_called(said.image)), None)
 
         images = own if limits.allowed_images is None else tuple(
             choice for said in limits.allowed_images if (choice := find(said)))

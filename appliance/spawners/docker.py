@@ -213,10 +213,13 @@ class DockerSpawner(Spawner):
 
     def images(self) -> dict[str, str]:
         """Return the images a server may have at all, by each name they go by."""
-        profiles = (ImageChoice(image, image, image) for profile in self.profiles() if (image := profile.start.image))
-        choices = (*self.image_choices(), *self.more_images)
-        found = {choice.name: choice.image for choice in choices}
-        return found | {choice.name: choice.image for choice in profiles if choice.name not in found}
+        found = {choice.name: choice.image for choice in self.image_choices()}
+        for choice in self.more_images:
+            found.setdefault(choice.name, found.get(choice.image, choice.image))
+        for image in (profile.start.image for profile in self.profiles()):
+            if image:
+                found.setdefault(image, image)
+        return found
 
     def resolve(self, image: str) -> str:
         """Return the image that `image` (a name people see, an image, or "") stands for; not checked."""
