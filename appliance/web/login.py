@@ -12,7 +12,7 @@ from appliance.domain.capability import cookie_name
 from appliance.domain.user import Session
 from appliance.errors import ApplianceError, BadInput, BadXsrf, LoginRefused, LoginThrottled, NotFound
 from appliance.ports import LoginRequest
-from appliance.web import cookies, security
+from appliance.web import cookies, options, security
 from appliance.web.errors import status_of
 from appliance.web.views import Page, render
 from appliance.web.visit import Visit, redirect, sign_in_by_cookie
@@ -87,7 +87,7 @@ async def _go_on(visit: Visit, session: Session) -> Response:
     own = (visit.urls.server(user.name), visit.hub_url("user-redirect/"))
     if (not target and landing == "spawn") or target.startswith(own):
         try:   # while the browser is still being redirected
-            await visit.hub.servers.start(user, actor=user.name)
+            await options.start_ahead(visit, user, target)
         except ApplianceError as error:   # the next page tells
             log.info("no server for %s at sign-in: %s", user.name, error.code)
     return redirect(target or (landing if landing.startswith("/") else visit.hub_url(landing)))

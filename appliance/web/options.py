@@ -11,10 +11,12 @@ from appliance.domain.limits import format_bytes
 from appliance.domain.names import quote_name
 from appliance.domain.offers import Profile
 from appliance.domain.server import Server
+from appliance.domain.user import User
 from appliance.errors import ApplianceError, BadOption, ImageMissing, ImageNotAllowed
 from appliance.hub.offers import Offer
 from appliance.web import words
 from appliance.web.errors import status_of
+from appliance.web.servers import server_at
 from appliance.web.views import Page, render
 from appliance.web.visit import Visit, redirect
 
@@ -52,8 +54,7 @@ async def start(visit: Visit, server: Server, target: str) -> Response | None:
     offer = await offers.of(user, made)
     if server.name and made is None:
         await offers.check_name(offer, server.name, exists=False)
-    own = await offers.form_html(offer)
-    asks = offer.asks_profile or offer.asks_image or bool(own)
+    own, asks = await _asks(visit, offer)
     sent = await visit.form() if visit.request.method == "POST" else None
     try:
         options: dict[str, object] | None = None
@@ -72,6 +73,25 @@ async def start(visit: Visit, server: Server, target: str) -> Response | None:
             raise
         return await _show(visit, server, offer, own, target, error)
     return None
+
+
+async def start_ahead(visit: Visit, user: User, target: str) -> None:
+    """Start the server that somebody who just signed in is led to, unless there is something to choose. Raises what
+    `Servers.start` raises."""
+    hub, offers = visit.hub, visit.hub.servers.offers
+    named = target.startswith(visit.urls.server(user.name))
+    server = await server_at(hub, target) if named else await hub.servers.view(user.name, offers.named.default_name)
+    if server is None or server.ready:
+        return
+    offer = await offers.of(user, server if server.id else None)
+    if not (await _asks(visit, offer))[1]:
+        await hub.servers.start(user, server.name, actor=user.name)
+
+
+async def _asks(visit: Visit, offer: Offer) -> tuple[str, bool]:
+    """Return the configuration's own fields, and whether there is anything to choose."""
+    own = await visit.hub.servers.offers.form_html(offer)
+    return own, offer.asks_profile or offer.asks_image or bool(own)
 
 
 async def _read(visit: Visit, offer: Offer, own: bool) -> dict[str, object]:
