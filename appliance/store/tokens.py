@@ -65,7 +65,7 @@ def add(t: Transaction, *, user_id: int | None = None, service_name: str = "", s
 
 def find(t: Transaction, secret: str) -> ApiToken | None:
     """Return the record of a token that is good: not expired, its user not archived, its session alive."""
-    if not 16 <= len(secret) <= 128:
+    if not (16 <= len(secret) <= 128 and secret.isascii() and secret.isprintable()):
         return None
     for row in t.scalars(select(ApiTokenRow).where(ApiTokenRow.prefix.in_(_prefixes(secret)), _living())):
         if matches(row.hashed, secret) and (row.user is None or can_enter(row.user)):

@@ -73,5 +73,5 @@ def test_a_role_that_cannot_be_is_refused_with_a_sentence(role: object, words: s
 
 
 def test_two_roles_of_one_name_are_refused() -> None:
-    with pytest.raises(BadOption, match="“grader”.*two"):
+    with pytest.raises(BadOption, match=r"“grader”.*two"):
         parse([{"name": "grader"}, {"name": "grader"}])

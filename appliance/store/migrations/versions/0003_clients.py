@@ -161,13 +161,14 @@ def _put_back(connection: sa.Connection) -> None:
             connection.execute(table.update().where(table.c[key] == data[key]).values(**values))
     for name, times, references in WAITING:
         table = _table(connection, name)
-        taken = set(connection.scalars(sa.select(table.c.id)))
-        for data in (data for found, data in kept if found == name):
+        taken, waiting = set(connection.scalars(sa.select(table.c.id))), [data for found, data in kept if found == name]
+        following = max(taken | {data["id"] for data in waiting}, default=0) + 1
+        for data in waiting:
             if not all(_is_there(connection, other, data[column]) for column, other in references.items()):
                 continue
             values = data | {column: datetime.fromisoformat(data[column]) if data[column] else None for column in times}
             if values["id"] in taken:       # given to another one meanwhile
-                del values["id"]
+                values["id"], following = following, following + 1
             connection.execute(table.insert().values(**values))
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text(
