@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from urllib.parse import parse_qs
 
 import pytest
@@ -219,6 +220,22 @@ async def test_who_is_not_let_in_to_a_named_server_does_not_land_in_the_default_
     await box.serve(route, named)
     for cookies in (cookie_of(route), f"{cookie_of(route)}; appliance-server-secondone=old.1.owner.MAC"):
         assert (await box.ask("/user/alice/lab2/", f"Cookie: {cookies}")).served_by == "hub"
+
+
+async def test_the_path_of_a_named_server_that_does_not_run_is_the_hub_s(box: Box, route: Route) -> None:
+    await box.serve(replace(route, below=("/user/alice/josé/", "/user/alice/lab2/")))
+    cookie = f"Cookie: {cookie_of(route)}"
+    for path in ("lab2/", "lab2", "lab2/lab/tree?x=1", "jos%C3%A9/api"):
+        assert (await box.ask(f"/user/alice/{path}", cookie)).served_by == "hub"
+        assert (await box.ask(f"/user/alice/{path}", cookie, "Authorization: token good")).served_by == "hub"
+    for path in ("", "lab2b/", "lab2b", "lab", "lab/lab2/"):
+        assert (await box.ask(f"/user/alice/{path}", cookie)).served_by == "one"
+    # and while it runs, it answers there
+    named = make_route(box.two.url, server_id="secondone", prefix="/user/alice/lab2/", capabilities=("new.2.owner.MAC",))
+    await box.serve(replace(route, below=("/user/alice/lab2/",)), named)
+    both = f"{cookie}; appliance-server-secondone=new.2.owner.MAC"
+    assert (await box.ask("/user/alice/lab2/x", both)).served_by == "two"
+    assert (await box.ask("/user/alice/x", both)).served_by == "one"
 
 
 async def test_a_long_answer_is_compressed_once(box: Box, route: Route) -> None:

@@ -101,6 +101,22 @@ def test_priorities_are_explicit_and_the_longer_prefix_comes_first() -> None:
 
 
 @pytest.mark.unit
+def test_named_servers_that_do_not_run_take_one_router_together() -> None:
+    default = routers(server_file(EDGE, replace(ROUTE, below=("/user/alice/a1/", "/user/alice/b2/"))).text)
+    named = routers(server_file(EDGE, replace(ROUTE, prefix="/user/alice/a1/")).text)
+    assert set(default) == {"cookie", "token", "below"}
+    assert default["cookie"]["priority"] < default["below"]["priority"] < named["else"]["priority"]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("below", [
+    "/user/bob/a/", "/user/alice/a", "/user/alice/", "/user/alice/`a`/", "/hub/", "/user/alice/{{/"])
+def test_a_path_that_is_not_below_the_server_is_refused(below: str) -> None:
+    with pytest.raises(BadName):
+        server_file(EDGE, replace(ROUTE, below=(below,)))
+
+
+@pytest.mark.unit
 def test_without_a_capability_only_api_tokens_enter() -> None:
     file = server_file(EDGE, replace(ROUTE, capabilities=()))
     assert set(routers(file.text)) == {"token"}

@@ -17,6 +17,7 @@ import pytest
 from docker_box import IMAGE, clear, client, inside, make_spawner, prepare_once
 
 from appliance.errors import EngineDown, EngineUnsuitable, ImageBroken, ImageMissing, ImageNotAllowed, SpawnError
+from appliance.hub.failures import why_ended
 from appliance.ports import ActualState, ServerSpec
 from appliance.spawners import cgroups
 from appliance.spawners.docker import DockerSpawner
@@ -141,6 +142,30 @@ class TestDockerSpawner(SpawnerContract):
         spawner.cmd = ["python3", "-c", "x = bytearray(200 << 20)"]
         await spawner.start(spec)
         assert (await self.ended(spawner, spec.server_id)).oom_killed
+
+    async def test_limits_of_one_start_reach_its_control_groups_and_are_shown(
+        self, spawner: DockerSpawner, spec: ServerSpec,
+    ) -> None:
+        await spawner.start(replace(spec, mem_limit_bytes=96 << 20, cpu_limit=0.5))
+        used = await spawner.usage(spec.server_id)
+        assert used is not None
+        assert used.memory_limit_bytes == 96 << 20
+        memory, quota, period = inside(NAME, spec.server_id, "sh", "-c", (
+            "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us "
+            "/sys/fs/cgroup/cpu/cpu.cfs_period_us 2>/dev/null || cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max")).split()
+        assert int(memory) == 96 << 20
+        assert int(quota) / int(period) == 0.5
+
+    async def test_who_used_too_much_is_told_the_limit_of_that_start(self, spawner: DockerSpawner, spec: ServerSpec) -> None:
+        spawner.cmd = ["python3", "-c", "x = bytearray(200 << 20)"]
+        await spawner.start(replace(spec, mem_limit_bytes=32 << 20))
+        ended = await self.ended(spawner, spec.server_id)
+        assert (ended.oom_killed, ended.mem_limit_bytes) == (True, 32 << 20)
+        assert "(32 MB)" in why_ended(ended, "", mem_limit_bytes=ended.mem_limit_bytes).sentence
+
+    async def test_an_image_that_is_not_there_is_known_without_an_error(self, spawner: DockerSpawner) -> None:
+        gone = "appliance/never-built:latest"
+        assert await spawner.missing_images([IMAGE, gone]) == {gone}
 
     # -- images -------------------------------------------------------------------------------------------------------
     async def test_only_images_of_the_list_are_used(self, spawner: DockerSpawner, spec: ServerSpec) -> None:

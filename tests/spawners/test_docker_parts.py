@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import urllib3
 from traitlets import TraitError
 from traitlets.config import Config
 
+from appliance.domain.offers import ImageChoice
 from appliance.errors import (
     ApplianceError,
     BadOption,
@@ -146,7 +148,8 @@ def test_options_that_undo_the_isolation_are_refused(option: str) -> None:
 @pytest.mark.parametrize("wrong", [
     {"namespace": "../x"}, {"namespace": ""}, {"subnet": "10.77.0.1/16"}, {"subnet": "fd00::/64"}, {"subnet": "x"},
     {"subnet": "10.0.0.0/30"}, {"allowed_egress": ["the moon"]}, {"volumes": {"/a": "b"}}, {"volumes": {"/a": {}}},
-    {"image_options": {"x": {"prot": 1}}}, {"image_options": {"x": {"read_only": "yes"}}}, {"cgroup_parent": "a/b"},
+    {"image_options": {"x": {"prot": 1}}}, {"profile_list": [{"name": "A"}]}, {"allowed_images": {"R": {"img": "r"}}},
+    {"image_options": {"x": {"read_only": "yes"}}}, {"cgroup_parent": "a/b"},
     {"tmp_size": None}, {"tmp_size": 0}, {"pids_limit": 1}, {"mem_limit": "much"},
 ])
 def test_what_cannot_be_meant_is_refused_by_name(wrong: dict[str, Any]) -> None:
@@ -165,6 +168,27 @@ def test_options_come_from_the_field_s_configuration_file() -> None:
     assert spawner.images() == {"mine:1": "mine:1", "Other": "other:2"}
     assert (spawner.options("").port, spawner.options("Other").port, spawner.options("other:2").inject_token) == (
         8888, 80, False)
+
+
+def test_images_of_profiles_and_groups_may_run_though_not_everybody_is_offered_them() -> None:
+    spawner = DockerSpawner(
+        image="mine:1", allowed_images={"R": {"image": "r:1", "display_name": "Statistics"}},
+        profile_list=[{"display_name": "A", "image": "R"}, {"display_name": "B", "image": "b:1"}])
+    spawner.more_images = (ImageChoice("R", "R", "R"), ImageChoice("c", "c:1", "c"))
+    assert [choice.display_name for choice in spawner.image_choices()] == ["mine:1", "Statistics"]
+    assert [spawner.resolve(image) for image in ("", "R", "r:1", "b:1", "c")] == ["mine:1", "r:1", "r:1", "b:1", "c:1"]
+    assert set(spawner.images().values()) >= {"mine:1", "r:1", "b:1", "c:1"}
+
+
+def test_the_limits_of_one_start_go_before_the_spawner_s() -> None:
+    spawner = DockerSpawner(mem_limit="1G", mem_guarantee="512M", cpu_limit=1.0, docker_host="unix:///nobody.sock")
+    own, other = (spawner._config(spec, "x", extra_mounts=[])["HostConfig"] for spec in (
+        SPEC, replace(SPEC, mem_limit_bytes=256 << 20, cpu_limit=2.5)))
+    assert (own["Memory"], own["MemorySwap"], own["NanoCpus"], own["MemoryReservation"]) == (
+        1 << 30, 1 << 30, 10**9, 512 << 20)
+    assert (other["Memory"], other["MemorySwap"], other["NanoCpus"], other["MemoryReservation"]) == (
+        256 << 20, 256 << 20, 2_500_000_000, 256 << 20)
+    assert spawner.spec_hash(SPEC) != spawner.spec_hash(replace(SPEC, cpu_limit=2.0))
 
 
 @pytest.mark.anyio
