@@ -12,4 +12,5 @@ c.ExchangeCollect.check_owner = False
 # The formgrader of a course is the service of the same name; the course is a folder of its home.
 if course := os.environ.get("JUPYTERHUB_SERVICE_NAME"):
     c.CourseDirectory.course_id = course
-    c.CourseDirectory.root = os.path.join(os.environ["HOME"], course)
+    c.CourseDirectory.root = folder = os.path.join(os.environ["HOME"], course)
+    os.makedirs(folder, exist_ok=True)
