@@ -5,7 +5,9 @@
     .. machine-help:: upgrade            the same for a command of the machine itself, without a word: the list of them
     .. role-variables:: storage          a table of the variables of a role of the playbook
     .. failures:: StartFailed            a table of an error class and those below it
-    .. rest-api::                        a table of the addresses under /hub/api
+    .. rest-api::                        tables of the addresses under /hub/api
+    .. scopes::                          a table of all scopes
+    .. roles::                           a table of the roles that are always there
     .. changelog:: ../CHANGELOG.md       a changelog in Markdown
     .. screenshot:: images/login.png     a picture, if it has been taken
 """
@@ -34,6 +36,8 @@ from traitlets import TraitType
 from appliance import cli, errors
 from appliance.box import __main__ as box
 from appliance.configfile import expected
+from appliance.domain.roles import Roles
+from appliance.domain.scopes import SCOPES
 
 
 class Generated(SphinxDirective):
@@ -107,23 +111,51 @@ class Failures(Generated):
 
 
 class RestApi(Generated):
+    """Of each group of operations a table: the address, what it does, and the scopes of which one is needed."""
+
     required_arguments = 0
 
     def lines(self) -> Iterator[str]:
-        from appliance.web.app import API
-        from appliance.web.routing import Access, Entry
+        from appliance.web.api.table import OPERATIONS
 
-        def who(entry: Entry) -> str:
-            own = "the user, or an admin" if "{name}" in entry.path else "any user"
-            return {Access.UNKNOWN: "anybody", Access.ADMIN: "an admin"}.get(entry.access, own)
+        for tag in dict.fromkeys(operation.tag for operation in OPERATIONS):
+            yield from ("", f"**{tag.capitalize() or 'About'}**", "", ".. list-table::", "   :header-rows: 1",
+                        "   :widths: 42 34 24", "", "   * - Address", "     - What it does", "     - Scope")
+            for operation in OPERATIONS:
+                if operation.tag == tag:
+                    needed = " or ".join(f"``{scope}``" for scope in operation.scopes)
+                    yield f"   * - ``{operation.method} /hub/api/{operation.path.lstrip('/')}``"
+                    yield f"     - {escape(operation.summary)}"
+                    yield f"     - {'none, nor a token' if operation.anyone else needed or 'any token'}"
+            yield ""
 
-        yield from (".. list-table::", "   :header-rows: 1", "   :widths: 14 56 30", "",
-                    "   * - Method", "     - Address", "     - For whom")
-        for entry in API:
-            if not entry.path.endswith("/"):
-                yield f"   * - {', '.join(entry.methods)}"
-                yield f"     - ``/{entry.path}``"
-                yield f"     - {who(entry)}"
+
+class Scopes(Generated):
+    """Every scope, what it allows and which others are in it."""
+
+    required_arguments = 0
+
+    def lines(self) -> Iterator[str]:
+        yield from (".. list-table::", "   :header-rows: 1", "   :widths: 24 40 36", "",
+                    "   * - Scope", "     - Who holds it may", "     - In it are")
+        for name, scope in SCOPES.items():
+            yield f"   * - ``{name}``"
+            yield f"     - {escape(scope.description)}"
+            yield f"     - {', '.join(f'``{sub}``' for sub in scope.subscopes)}"
+
+
+class RolesThereAre(Generated):
+    """The roles that there are without a word in the configuration."""
+
+    required_arguments = 0
+
+    def lines(self) -> Iterator[str]:
+        yield from (".. list-table::", "   :header-rows: 1", "   :widths: 12 34 54", "",
+                    "   * - Role", "     - What it is", "     - Its scopes")
+        for role in Roles().by_name.values():
+            yield f"   * - ``{role.name}``"
+            yield f"     - {escape(role.description)}"
+            yield f"     - {', '.join(f'``{scope}``' for scope in role.scopes)}"
 
 
 class Changelog(Generated):
@@ -224,7 +256,8 @@ def hide_constructor(app: Sphinx, what: str, name: str, thing: Any, *_: Any) -> 
 def setup(app: Sphinx) -> dict[str, Any]:
     for name, directive in (("configuration", Configuration), ("command-help", CommandHelp), ("failures", Failures),
                             ("machine-help", MachineHelp), ("role-variables", RoleVariables),
-                            ("rest-api", RestApi), ("changelog", Changelog), ("screenshot", Screenshot)):
+                            ("rest-api", RestApi), ("scopes", Scopes), ("roles", RolesThereAre), ("changelog", Changelog),
+                            ("screenshot", Screenshot)):
         app.add_directive(name, directive)
     app.connect("autodoc-process-signature", hide_constructor)
     app.connect("autodoc-skip-member", skip_options)
