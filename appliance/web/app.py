@@ -12,7 +12,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from appliance.errors import NotFound
-from appliance.web import admin, csp, home, login, metrics, oauth, spawn, static, token, user
+from appliance.web import admin, csp, home, login, metrics, oauth, services, shares, spawn, static, token, user
 from appliance.web import help as trust_help
 from appliance.web.api import internal
 from appliance.web.api.table import ENTRIES, documentation
@@ -47,6 +47,9 @@ PAGES = (
     Entry("hub/change-password", login.show_change_password, _FIRST),
     Entry("hub/change-password", login.change_password, _FIRST, _POST),
     Entry("hub/home", home.home),
+    Entry("hub/new-server", home.new_server, methods=_POST),
+    Entry("hub/delete-server/{user}/{server}", home.show_delete),
+    Entry("hub/delete-server/{user}/{server}", home.delete_server, methods=_POST),
     Entry("hub/sessions/revoke", home.revoke_session, methods=_POST),
     Entry("hub/sessions/revoke-all", home.sign_out_everywhere, _FIRST, _POST),
     Entry("hub/spawn", spawn.spawn),
@@ -65,6 +68,10 @@ PAGES = (
     Entry("hub/admin", admin.admin, _ADMIN),
     Entry("hub/admin/start", admin.start, _ADMIN, _POST),
     Entry("hub/admin/stop", admin.stop, _ADMIN, _POST),
+    Entry("hub/accept-share", shares.show_code),
+    Entry("hub/accept-share", shares.accept_code, methods=_POST),
+    Entry("hub/services", services.show_services),
+    Entry("hub/error/service/{name}/{status}", services.proxy_error, _UNKNOWN, _ALL, checks_itself=True),
     Entry("hub/error/{status}", user.proxy_error, _UNKNOWN, _ALL, checks_itself=True),
     Entry("hub/metrics", metrics.metrics, _ANYONE),
     Entry("hub/token", token.show_tokens),
@@ -91,6 +98,7 @@ INTERNAL = (
 LAST = (
     Entry("hub/api/{path:path}", nothing_here, _ANYONE, _ALL, checks_itself=True),
     Entry("user/{path:path}", user.catch_all, _UNKNOWN, _ALL, checks_itself=True),
+    Entry("services/{path:path}", services.catch_all, _UNKNOWN, _ALL, checks_itself=True),
     Entry("{path:path}", nothing_here, _ANYONE, _ALL, checks_itself=True),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
 from appliance.domain.limits import format_bytes
+from appliance.domain.service import ServiceDefinition
 from appliance.domain.user import User
 from appliance.web import static
 from appliance.web.words import ago, clock
@@ -40,11 +41,20 @@ class Site:
     version: str
     now: datetime
     static: Callable[[str], str]      # address of a static file, with its content's hash
+    services: bool                    # there is one to show
 
 
 def render(visit: Visit, template: str, page: Page, status: int = 200) -> Response:
     site = Site(
         hub=visit.urls.hub, user=visit.user, xsrf=visit.xsrf, version=visit.hub.version, now=datetime.now(UTC),
-        static=lambda name: static.url(visit.urls, name),
+        static=lambda name: static.url(visit.urls, name), services=bool(to_show(visit)),
     )
     return HTMLResponse(_templates.get_template(template).render(page=page, site=site), status)
+
+
+def to_show(visit: Visit) -> Sequence[ServiceDefinition]:
+    """Return the services that the visitor sees on a page: those that they may open, all of them who may change them."""
+    if visit.requester is None:
+        return ()
+    rights, services = visit.requester.rights, visit.hub.services
+    return services.all() if rights.has("admin:services") else services.visible_to(rights)

@@ -177,4 +177,5 @@ def real_hub(mini: MiniHub, permissions: Permissions, oauth: OAuth) -> Hub:
         accounts=mini.accounts, sessions=mini.sessions, servers=mini.servers, events=mini.changes, metrics=mini.metrics,
         authority_file=None, problems=list, permissions=permissions, tokens=Tokens(mini.db, permissions), oauth=oauth,
         directory=Directory(mini.db, mini.world.homes, mini.reconciler.wake),
-        shares=Shares(mini.db, mini.servers.end_rights, permissions.roles.scopes)))
+        shares=Shares(mini.db, mini.servers.end_rights, permissions.roles.scopes),
+        services=SimpleNamespace(all=tuple, visible_to=lambda rights: ())))

@@ -36,7 +36,7 @@ def test_only_these_check_for_themselves() -> None:
     """Each of these either shows its own form again or changes nothing; another one needs a reason and a test."""
     assert {entry.path for entry in MUTATIONS if entry.checks_itself} == {
         "hub/login", "hub/error/{status}", "hub/api/internal/authorize/{server_id}", "hub/api/{path:path}",
-        "user/{path:path}", "{path:path}"}
+        "user/{path:path}", "services/{path:path}", "hub/error/service/{name}/{status}", "{path:path}"}
     assert len(PROTECTED) > 10
 
 
