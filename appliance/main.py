@@ -127,6 +127,7 @@ class Box:
         """Run until cancelled. `started` is called when browsers are let in. Raises Misconfigured, ProxyDown."""
         await open_store(self.db, self.homes)
         await self.services.load()
+        await self.hub.oauth.tidy()
         hub_socket = _listen(self.settings.hub_ip, self.settings.hub_port)
         try:
             async with anyio.create_task_group() as tasks, _serving(tasks, create_app(self.hub), hub_socket):
