@@ -9,7 +9,7 @@ from appliance.domain.requester import USER, Requester
 from appliance.domain.roles import TOKEN
 from appliance.domain.scopes import INHERIT, Owner, Rights, check, expand
 from appliance.domain.user import ApiToken, User
-from appliance.errors import BadInput, BadScope, Refused
+from appliance.errors import BadInput, BadScope, MissingScope, Refused
 from appliance.hub.permissions import Permissions
 from appliance.store import tokens as store
 from appliance.store.database import Database
@@ -83,6 +83,9 @@ class Tokens:
             await self._refuse_missing(rights, wanted, f"{owner if isinstance(owner, str) else owner.name} does")
         if by is None:
             return
+        needed = f"admin:services!service={owner}" if isinstance(owner, str) else f"tokens!user={owner.name}"
+        if await self.permissions.missing(by.rights, [needed]):
+            raise MissingScope.of(needed)
         own = by.kind == USER and by.user is not None and not isinstance(owner, str) and by.user.id == owner.id
         if own and INHERIT in scopes and not by.inherits:
             raise Refused("This token may not make one that may do everything its owner may.",

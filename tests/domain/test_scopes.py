@@ -130,8 +130,9 @@ def test_any_text_is_a_scope_or_refused(text: str) -> None:
         assert refused.sentence.isprintable()
 
 
-@pytest.mark.parametrize("scope", ["users", "users!user", "read:users!group=7b", "access:servers!server=ada/",
-                                   "groups!group=a b", "access:services!service=culler", "self", "inherit", "(no_scope)", "read:users!user=jo.e@x"])
+@pytest.mark.parametrize("scope", [
+    "users", "users!user", "read:users!group=7b", "access:servers!server=ada/", "groups!group=a b", "self", "inherit",
+    "access:services!service=culler", "(no_scope)", "read:users!user=jo.e@x"])
 def test_what_is_one_stays_as_it_is(scope: str) -> None:
     assert check(scope) == scope
 

@@ -79,8 +79,9 @@ def test_where_a_database_is_and_what_lies_beside_it() -> None:
 
 
 # -- what the second schema has no place for ---------------------------------------------------------------------------
-_TOKEN = ("INSERT INTO api_tokens (id, user_id, service_name, prefix, hashed, note, scopes, client_id, session_id, created_at) "
-          "VALUES ({id}, {user}, {service}, '{prefix}', 'salt:hash{id}', 'note{id}', '{scopes}', '{client}', '', '" + NOW + "')")
+_TOKEN = ("INSERT INTO api_tokens (id, user_id, service_name, prefix, hashed, note, scopes, client_id, session_id, "
+          "created_at) VALUES ({id}, {user}, {service}, '{prefix}', 'salt:hash{id}', 'note{id}', '{scopes}', '{client}', '', "
+          f"'{NOW}')")
 FULL, NARROW, OF_SERVICE, OF_CLIENT = (
     _TOKEN.format(id=1, user=7, service="NULL", prefix="aaaaaaa1", scopes='["inherit"]', client=""),
     _TOKEN.format(id=2, user=7, service="NULL", prefix="aaaaaaa2", scopes='["read:users!user"]', client=""),

@@ -22,8 +22,9 @@ def ada(db: Database) -> User:
 
 
 def code(user: User, **said: Any) -> OAuthCodeRow:
-    return OAuthCodeRow(**{"hashed": said.get("client_id", "") + "x" * 40, "client_id": "c", "user_id": user.id, "session_id": "s",
-                           "redirect_uri": "/", "scopes": [], "expires_at": datetime.now(UTC) + timedelta(minutes=5), **said})
+    return OAuthCodeRow(**{"hashed": said.get("client_id", "") + "x" * 40, "client_id": "c", "user_id": user.id,
+                           "session_id": "s", "redirect_uri": "/", "scopes": [],
+                           "expires_at": datetime.now(UTC) + timedelta(minutes=5), **said})
 
 
 def test_a_token_is_found_with_what_it_may(db: Database, ada: User) -> None:
