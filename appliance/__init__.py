@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from appliance.domain.route import Route
+    from appliance.domain.offers import ImageChoice, Profile
+    from appliance.domain.route import Route, ServiceRoute
     from appliance.errors import ApplianceError
     from appliance.ports import (
         ActualServer,
@@ -33,11 +34,15 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
-    "ActualServer", "ActualState", "ApplianceError", "Authenticator", "Home", "HomeUsage", "Homes", "Identity", "ImageOptions",
-    "LoginRequest", "PasswordStore", "Proxy", "Route", "ServerHandle", "ServerSpec", "Spawner", "Usage", "__version__",
+    "ActualServer", "ActualState", "ApplianceError", "Authenticator", "Home", "HomeUsage", "Homes", "Identity", "ImageChoice",
+    "ImageOptions", "LoginRequest", "PasswordStore", "Profile", "Proxy", "Route", "ServerHandle", "ServerSpec", "ServiceRoute",
+    "Spawner", "Usage", "__version__",
 ]
 
-_ELSEWHERE = {"Route": "appliance.domain.route", "ApplianceError": "appliance.errors"}  # all others: appliance.ports
+# all others: appliance.ports
+_ELSEWHERE = {"Route": "appliance.domain.route", "ServiceRoute": "appliance.domain.route",
+              "ImageChoice": "appliance.domain.offers", "Profile": "appliance.domain.offers",
+              "ApplianceError": "appliance.errors"}
 
 
 def __getattr__(name: str) -> Any:

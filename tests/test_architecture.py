@@ -85,8 +85,8 @@ def test_the_host_s_side_uses_the_standard_library_only(path: Path) -> None:
 def test_the_public_names_are_pinned() -> None:
     assert sorted(appliance.__all__) == [
         "ActualServer", "ActualState", "ApplianceError", "Authenticator", "Home", "HomeUsage", "Homes", "Identity",
-        "ImageOptions", "LoginRequest", "PasswordStore", "Proxy", "Route", "ServerHandle", "ServerSpec", "Spawner",
-        "Usage", "__version__"]
+        "ImageChoice", "ImageOptions", "LoginRequest", "PasswordStore", "Profile", "Proxy", "Route", "ServerHandle",
+        "ServerSpec", "ServiceRoute", "Spawner", "Usage", "__version__"]
 
 
 def test_the_tree_of_errors_is_complete() -> None:

@@ -46,6 +46,8 @@ class NamedServers:
 
 @dataclass(frozen=True)
 class ImageChoice:
+    """One image that a person may choose."""
+
     name: str             # what a form or a program sends
     image: str
     display_name: str     # what people see
@@ -67,6 +69,8 @@ class StartWith:
 
 @dataclass(frozen=True)
 class Profile:
+    """One entry of a list of ways to start a server."""
+
     slug: str
     display_name: str
     description: str = ""
