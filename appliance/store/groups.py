@@ -154,8 +154,8 @@ def _ids(t: Transaction, names: Iterable[str]) -> dict[str, int]:
     """Return users' ids by name. Raises BadInput for one who is not there."""
     wanted, found = list(names), dict[str, int]()
     for some in _few(wanted):
-        found.update(t.execute(select(UserRow.name, UserRow.id).where(
-            UserRow.name.in_(some), UserRow.deleted_at.is_(None))).tuples())
+        found.update((name, id_) for name, id_ in t.execute(select(UserRow.name, UserRow.id).where(
+            UserRow.name.in_(some), UserRow.deleted_at.is_(None))))
     missing = [name for name in wanted if name not in found]
     if missing:
         raise BadInput(f"There is no user {missing[0]}." if len(missing) == 1

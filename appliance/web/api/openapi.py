@@ -56,8 +56,9 @@ def document(operations: Iterable[Operation], *, base: str, version: str) -> dic
 
 
 def operation_id(operation: Operation) -> str:
-    words = [part.strip("{}") for part in operation.path.split("/") if part]
-    return "-".join([operation.method.lower(), *words]) if words else "get-version"
+    words = [part.strip("{}").upper() if part[0] == "{" else part for part in operation.path.split("/") if part]
+    slash = ["slash"] if words and operation.path.endswith("/") else []     # some addresses have two spellings
+    return "-".join([operation.method.lower(), *words, *slash]) if words else "get-version"
 
 
 def _operation(operation: Operation) -> dict[str, Any]:

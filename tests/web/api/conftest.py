@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from starlette.types import ASGIApp
@@ -90,6 +91,11 @@ class House:
     def __init__(self, box: Box) -> None:
         self.box, self.hub, self.db = box, box.hub, box.db
         self.app = create_app(box.hub)
+        self.ends = 0                             # how often the Hub was told to end
+        box.hub.control.end = self._end
+
+    def _end(self) -> None:
+        self.ends += 1
 
     async def user(self, name: str, *, admin: bool = False) -> User:
         found = await self.db.read(lambda t: users.find(t, name))
@@ -140,6 +146,10 @@ async def house(tmp_path: Path, empty_database: Path, request: pytest.FixtureReq
             yield House(box)
             tasks.cancel_scope.cancel()
     finally:
+        engine = box.spawner.engine  # type: ignore[attr-defined]
+        for server_id in list(engine.listeners):
+            engine.hush(server_id)
+        await anyio.lowlevel.checkpoint()
         await box.spawner.close()
         await box._probe.close()
         box.db.close()

@@ -1,0 +1,134 @@
+"""Tokens over the REST API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from appliance.store import tokens as token_store
+
+from .conftest import Client, House
+
+pytestmark = [pytest.mark.unit, pytest.mark.anyio]
+MINE = "users/alice/tokens"
+
+
+async def test_make_list_read_revoke(house: House, alice: Client) -> None:
+    made = await alice.post(MINE, {"note": "my script", "expires_in": 3600, "scopes": ["read:users!user"]})
+    assert (made["user"], made["note"], made["kind"]) == ("alice", "my script", "api_token")
+    assert made["scopes"] == ["read:users!user"]
+    assert made["expires_at"].endswith("Z")
+    listed = (await alice.get(MINE))["api_tokens"]
+    assert made["id"] in [token["id"] for token in listed]
+    assert all("token" not in token for token in listed)
+    assert (await alice.get(f"{MINE}/{made['id']}")) == {key: value for key, value in made.items() if key != "token"}
+    script = Client(house.app, made["token"])
+    assert (await script.get("users/alice"))["name"] == "alice"
+    await script.get(MINE, 403)
+    await alice.delete(f"{MINE}/{made['id']}")
+    await script.get("users/alice", 403)
+    for gone in (made["id"], "a999999", "x1", "a", "a-1", "a1e3", "a" + "9" * 40, "%00"):
+        await alice.get(f"{MINE}/{gone}", 404)
+        await alice.delete(f"{MINE}/{gone}", status=404)
+
+
+async def test_without_a_body_it_may_what_its_owner_may(house: House, alice: Client) -> None:
+    made = await alice.post(MINE)
+    assert (made["scopes"], made["expires_at"], made["note"]) == (["inherit"], None, "Requested via api")
+    assert (await Client(house.app, made["token"]).get("user"))["name"] == "alice"
+
+
+async def test_lifetimes_that_cannot_be(alice: Client) -> None:
+    """GHSA-pvm9: 0 is not “no end”."""
+    for expires_in in (0, -1, -3600, True, False, "3600", 1.5, 10**9, 10**18, [60], {}):
+        await alice.post(MINE, {"expires_in": expires_in}, 400)
+
+
+@pytest.mark.parametrize("house", [{"token_expires_in_max_seconds": 3600}], indirect=True)
+async def test_longest_life_holds_however_it_is_asked_for(alice: Client) -> None:
+    """GHSA-pvm9."""
+    for expires_in in (3601, 365 * 86_400, 0, -1):
+        await alice.post(MINE, {"expires_in": expires_in}, 400)
+    for body in (None, {}, {"expires_in": None}, {"expires_in": 3600}):
+        assert (await alice.post(MINE, body))["expires_at"]
+
+
+BODIES_OF_NONE: tuple[Any, ...] = (
+    {"scopes": "all"}, {"scopes": [1]}, {"scopes": ["everything"]}, {"scopes": ["read:users!"]}, {"scopes": ["read:users!=x"]},
+    {"scopes": ["read:users!group"]}, {"scopes": ["x" * 5000]}, {"scopes": ["self"] * 501}, {"note": 1}, {"note": "x" * 201},
+    {"roles": "admin"}, {"roles": ["nobody"]}, {"roles": ["user"], "scopes": ["self"]}, {"roles": [None]}, [])
+
+
+async def test_bodies_that_make_no_token(alice: Client) -> None:
+    before = (await alice.get(MINE))["api_tokens"]
+    for body in BODIES_OF_NONE:
+        await alice.post(MINE, body, 400)
+    assert (await alice.get(MINE))["api_tokens"] == before
+
+
+async def test_nobody_hands_out_what_they_do_not_hold(house: House, alice: Client) -> None:
+    await house.user("bob")
+    before = (await alice.get(MINE))["api_tokens"]
+    for body in ({"scopes": ["admin:users"]}, {"scopes": ["read:users"]}, {"scopes": ["servers!user=bob"]},
+                 {"roles": ["admin"]}, {"scopes": ["self", "shutdown"]}):
+        await alice.post(MINE, body, 403)
+    assert (await alice.get(MINE))["api_tokens"] == before
+
+
+async def test_a_narrow_token_makes_no_wider_one(house: House) -> None:
+    narrow = await house.client("alice", "tokens!user", "read:users:name!user")
+    await narrow.post(MINE, None, 403)
+    await narrow.post(MINE, {"scopes": ["inherit"]}, 403)
+    await narrow.post(MINE, {"scopes": ["servers!user"]}, 403)
+    assert (await narrow.post(MINE, {"scopes": ["read:users:name!user"]}))["token"]
+
+
+async def test_admins_make_tokens_for_others(house: House, admin: Client) -> None:
+    await house.user("bob")
+    made = await admin.post("users/bob/tokens", {"scopes": ["self"]})
+    assert (made["user"], made["note"]) == ("bob", "Requested via api by user teacher")
+    assert (await Client(house.app, made["token"]).get("user"))["name"] == "bob"
+    await admin.post("users/nobody/tokens", status=404)
+
+
+async def test_who_may_not_make_tokens_for_somebody_is_told_403(house: House, alice: Client) -> None:
+    await house.user("bob")
+    assert await alice.post("users/bob/tokens", status=403) == await alice.post("users/nobody/tokens", status=403)
+    await alice.get("users/bob/tokens", 404)
+
+
+async def test_token_of_oauth_takes_the_others_of_its_client_along(house: House, alice: Client) -> None:
+    user = await house.user("alice")
+    session, _ = await house.hub.sessions.begin(user, origin="", address="", user_agent="")
+    made = [await house.db.transact(lambda t, client=client: token_store.add(  # type: ignore[misc]
+        t, user_id=user.id, scopes=["self"], note="", expires_in_s=60, client_id=client, session_id=session.id, actor="hub"))
+        for client in ("jupyterhub-user-alice", "jupyterhub-user-alice", "service-culler")]
+    listed = {token["id"]: token for token in (await alice.get(MINE))["api_tokens"]}
+    assert listed[made[0][1].api_id]["oauth_client"] == "jupyterhub-user-alice"
+    await alice.delete(f"{MINE}/{made[0][1].api_id}")
+    left = {token["id"] for token in (await alice.get(MINE))["api_tokens"]}
+    assert made[1][1].api_id not in left
+    assert made[2][1].api_id in left
+
+
+# -- what clients asked before -----------------------------------------------------------------------------------------
+async def test_old_addresses(house: House, alice: Client, stranger: Client) -> None:
+    model = await alice.get(f"authorizations/token/{alice.token}")
+    assert (model["name"], model["kind"]) == ("alice", "user")
+    await alice.get("authorizations/token/" + "0" * 64, 404)
+    await stranger.get(f"authorizations/token/{alice.token}", 403)
+    for client in (alice, stranger):
+        assert "/users/NAME/tokens" in (await client.post("authorizations/token", {"auth": {}}, 404))["message"]
+
+
+async def test_whose_cookie_it_is(house: House, alice: Client, admin: Client) -> None:
+    session, value = await house.hub.sessions.begin(await house.user("alice"), origin="", address="", user_agent="")
+    for client in (alice, admin):
+        assert (await client.get(f"authorizations/cookie/jupyterhub-hub-login/{value}"))["name"] == "alice"
+    bob = await house.client("bob")
+    await bob.get(f"authorizations/cookie/jupyterhub-hub-login/{value}", 404)
+    await alice.get(f"authorizations/cookie/_xsrf/{value}", 404)
+    await alice.get("authorizations/cookie/jupyterhub-hub-login/nonsense", 404)
+    await house.hub.sessions.sign_out(session)
+    await alice.get(f"authorizations/cookie/jupyterhub-hub-login/{value}", 404)
