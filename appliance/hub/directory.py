@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio.to_thread
 
+from appliance.domain.group_limits import check_properties
 from appliance.domain.names import validate_groupname, validate_new_username, validate_username
 from appliance.domain.person import Person, Wanted
 from appliance.domain.user import Group, User
@@ -104,6 +105,8 @@ class Directory:
         return await self.db.transact(lambda t: groups.change_members(t, group.id, remove=who, actor=actor))
 
     async def set_properties(self, group: Group, properties: Mapping[str, Any], *, actor: str) -> Group:
+        """Raises BadOption for a wrong value of a key that limits members' servers; all others are anybody's."""
+        check_properties(properties)
         return await self.db.transact(lambda t: groups.set_properties(t, group.id, properties, actor=actor))
 
 
