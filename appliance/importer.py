@@ -10,7 +10,7 @@ from appliance.errors import BadInput, NotFound
 from appliance.importplan import Here, NewShare, Plan, plan
 from appliance.jupyterhubfile import OldHub
 from appliance.rosterfile import Person
-from appliance.store import groups, imports, servers, shares, users
+from appliance.store import groups, imports, people, servers, shares, users
 from appliance.store.database import Database, Transaction
 
 ACTOR = "import-jupyterhub"
@@ -41,21 +41,18 @@ class Importing:
         return plan(self._old, look(t), self._known, with_tokens=self._with_tokens)
 
     def _write(self, t: Transaction, said: Plan, hashes: Mapping[str, str]) -> None:
-        for new in said.users:
-            user = users.add(t, new.name, admin=new.admin, actor=ACTOR)
-            if new.display_name:
-                users.set_display_name(t, user.id, new.display_name)
-            if new.name in hashes:
-                users.set_password(t, new.name, hashes[new.name], must_change=True, actor=ACTOR, by_roster=True)
+        for admin in (False, True):
+            if names := [new.name for new in said.users if new.admin is admin]:
+                people.add_many(t, names, admin=admin, actor=ACTOR)
         ids = {user.name: user.id for user in users.list_all(t)}
+        for name, hashed in hashes.items():
+            users.set_password(t, name, hashed, must_change=True, actor=ACTOR, by_roster=True)
         for name in said.new_admins:
             users.set_admin(t, ids[name], True)
-        for name, shown in said.shown_names:
-            users.set_display_name(t, ids[name], shown)
-        properties = dict(said.properties)
-        for name in sorted({*said.groups, *properties}):
-            imports.ensure_group(t, name, properties.get(name))
-        self._write_members(t, said, ids)
+        shown = [(new.name, new.display_name) for new in said.users if new.display_name]
+        for name, display_name in (*shown, *said.shown_names):
+            users.set_display_name(t, ids[name], display_name)
+        self._write_groups(t, said)
         for server in said.servers:
             servers.create(t, ids[server.user], server.name, addresses=self._addresses, actor=ACTOR,
                            display_name=server.display_name, options=server.options)
@@ -68,20 +65,23 @@ class Importing:
                               expires_at=token.expires_at, last_used_at=token.last_used_at)
 
     @staticmethod
-    def _write_members(t: Transaction, said: Plan, ids: Mapping[str, int]) -> None:
-        joining: dict[str, set[str]] = {}
+    def _write_groups(t: Transaction, said: Plan) -> None:
+        joining: dict[str, list[str]] = {}
         for name, group in said.members:
-            joining.setdefault(name, set()).add(group)
-        before = groups.of_users(t, [ids[name] for name in joining])
-        for name, more in joining.items():
-            groups.set_of_user(t, ids[name], {*before.get(ids[name], ()), *more}, actor=ACTOR)
+            joining.setdefault(group, []).append(name)
+        for group in said.groups:
+            groups.add(t, group, actor=ACTOR)
+        for group, names in joining.items():
+            groups.change_members(t, groups.get_id(t, group), add=names, actor=ACTOR)
+        for group, properties in said.properties:
+            groups.set_properties(t, groups.get_id(t, group), properties, actor=ACTOR)
 
     @staticmethod
     def _write_share(t: Transaction, share: NewShare, ids: Mapping[str, int]) -> None:
         server = servers.find(t, ids[share.owner], share.server)
         if server is None:
             raise NotFound(f"The server {share.owner}/{share.server} is gone; nothing was written.")
-        to = {"group_id": groups.find_id(t, share.group)} if share.group else {"user_id": ids[share.user]}
+        to = {"group_id": groups.get_id(t, share.group)} if share.group else {"user_id": ids[share.user]}
         shares.grant(t, server.id, share.names, actor=ACTOR, **to)
 
 

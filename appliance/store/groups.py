@@ -47,6 +47,14 @@ def find_id(t: Transaction, name: str) -> int | None:
     return t.scalar(select(GroupRow.id).where(GroupRow.name == name))
 
 
+def get_id(t: Transaction, name: str) -> int:
+    """Raises NotFound."""
+    found = find_id(t, name)
+    if found is None:
+        raise NotFound(f"There is no group {name}.")
+    return found
+
+
 def ids_of_user(t: Transaction, user_id: int) -> list[int]:
     return list(t.scalars(select(UserGroupRow.group_id).where(UserGroupRow.user_id == user_id)))
 

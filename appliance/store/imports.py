@@ -1,4 +1,4 @@
-"""What coming from another Hub writes that nothing else does: API tokens whose hash is known, and the properties of a group."""
+"""What coming from another Hub needs and nothing else does: API tokens whose hash is known, and what there is already."""
 
 from __future__ import annotations
 
@@ -28,14 +28,3 @@ def add_token(t: Transaction, user_id: int, *, prefix: str, salt: str, digest: s
 def properties(t: Transaction) -> dict[str, Mapping[str, Any]]:
     """Return the properties of every group, by its name."""
     return {name: said or {} for name, said in t.execute(select(GroupRow.name, GroupRow.properties))}
-
-
-def ensure_group(t: Transaction, name: str, said: Mapping[str, Any] | None) -> None:
-    """Make a group if it is not there; properties replace its own unless they are None."""
-    row = t.scalar(select(GroupRow).where(GroupRow.name == name))
-    if row is None:
-        row = GroupRow(name=name, properties={})
-        t.add(row)
-    if said is not None:
-        row.properties = dict(said)
-    t.flush()
