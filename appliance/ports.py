@@ -426,9 +426,9 @@ class Proxy(LoggingConfigurable):
         """Make these the wanted routes, by server id; all others go."""
 
     @abstractmethod
-    async def set_services(self, routes: Collection[ServiceRoute]) -> None:
-        """Make these the ways to services; all others go. Until it is called, those of an earlier Hub stay. Returns when
-        written, not when live."""
+    async def set_services(self, routes: Collection[ServiceRoute], keep: Collection[str] = ()) -> None:
+        """Make these the ways to services; all others go, but for those to `keep`, by name, which stay as they are. Until it
+        is called, those of an earlier Hub stay. Returns when written, not when live."""
 
     @abstractmethod
     async def add(self, route: Route) -> None:
@@ -446,6 +446,11 @@ class Proxy(LoggingConfigurable):
     @abstractmethod
     async def close_connections(self, url: str) -> None:
         """Cut the open connections between the proxy and a server ("http://host:port"); browsers reconnect."""
+
+    async def request_counts(self) -> tuple[str, Mapping[str, int]] | None:
+        """Return how many requests have reached each server by way of the proxy, by server id, and since when that is
+        counted (another text once counting began anew). None: not known now, or this proxy does not count."""
+        return None
 
     async def close(self) -> None:
         """Let go of connections and threads. The proxy goes on."""

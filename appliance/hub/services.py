@@ -37,7 +37,7 @@ from appliance.store import services as store
 
 log = logging.getLogger(__name__)
 
-FIRST_ROUTES_S = 30.0      # containers have so long to be found again before the ways to them are written
+FOUND_AGAIN_S = 30.0
 RETRY_S = 5.0
 
 
@@ -53,7 +53,6 @@ class Services:
         self._scopes: dict[str, anyio.CancelScope] = {}
         self._tasks: TaskGroup | None = None
         self._changing = anyio.Lock()
-        self._routed = False                    # the proxy was told which services there are
         for service in configured:
             if service.container is not None and self._containers is None:
                 raise Misconfigured(f"c.JupyterHub.services: “{service.name}” is to be a container, which needs DockerSpawner.")
@@ -120,7 +119,7 @@ class Services:
                 self._tasks = tasks
                 for name in list(self._keepers):
                     self._start(name)
-                await self._write_first_routes()
+                await self.write_routes()
                 if self._containers is not None:
                     await self._clear(self._containers)
         finally:
@@ -128,28 +127,21 @@ class Services:
             with anyio.CancelScope(shield=True):
                 await self._probe.close()
 
-    async def _write_first_routes(self) -> None:
-        """Containers of an earlier Hub go on, so the ways to them stay until they are found again."""
-        with anyio.move_on_after(FIRST_ROUTES_S):
-            for keeper in list(self._keepers.values()):
-                if keeper.service.container is not None:
-                    await keeper.tried.wait()
-        async with self._changing:
-            self._routed = True
-        await self.write_routes()
-
     async def write_routes(self) -> None:
-        """Lead browsers to every service that has an address now."""
+        """Lead browsers to every service that has an address now. Containers of an earlier Hub go on, so the ways to them
+        stay until they are found again."""
         async with self._changing:
-            if not self._routed:
-                return
-            await self._world.proxy.set_services([
-                ServiceRoute(name, self._world.urls.service(name), keeper.url)
-                for name, keeper in sorted(self._keepers.items()) if keeper.url])
+            keepers = sorted(self._keepers.items())
+            await self._world.proxy.set_services(
+                [ServiceRoute(name, self._world.urls.service(name), keeper.url) for name, keeper in keepers if keeper.url],
+                [name for name, keeper in keepers if keeper.service.container and not keeper.tried.is_set()])
 
     async def _clear(self, runner: ServiceRunner) -> None:
-        """End the containers of services that are gone from the configuration."""
+        """End the containers of services that are gone from the configuration, once the others have their addresses again."""
         keep = [service.name for service in self.all() if service.container is not None]
+        with anyio.move_on_after(FOUND_AGAIN_S):
+            for name in keep:
+                await self._keepers[name].tried.wait()
         while True:
             if self._world.may_start_containers():
                 try:

@@ -41,7 +41,7 @@ from appliance.proxies.machine import (
 )
 from appliance.proxies.route_folder import RouteFolder
 from appliance.proxies.served import ServedCertificate
-from appliance.proxies.traefik_api import api_access, ask_api
+from appliance.proxies.traefik_api import api_access, ask_api, read_counts
 from appliance.proxies.traefik_container import TraefikContainer
 from appliance.proxies.traefik_files import (
     SERVICE_FILE,
@@ -52,6 +52,7 @@ from appliance.proxies.traefik_files import (
     marker_config,
     server_file,
     service_file,
+    service_file_name,
     static_config,
 )
 from appliance.proxies.traefik_process import TraefikProcess, find_traefik
@@ -201,9 +202,9 @@ class TraefikProxy(Proxy):
         self._files, self._earlier = wanted, {}
         await self._write_all(edge)
 
-    async def set_services(self, routes: Collection[ServiceRoute]) -> None:
+    async def set_services(self, routes: Collection[ServiceRoute], keep: Collection[str] = ()) -> None:
         edge = self._ensure_edge()
-        self._services = {}
+        self._services = {file: self._services[file] for name in keep if (file := service_file_name(name)) in self._services}
         for route in routes:
             try:
                 self._services |= [service_file(edge, route)]
@@ -548,6 +549,10 @@ class TraefikProxy(Proxy):
     async def _ask(self, path: str, timeout_s: float = 2.0) -> tuple[int, str]:
         edge = self._ensure_edge()
         return await ask_api(edge.api_port, edge.api_password, path, timeout_s)
+
+    async def request_counts(self) -> tuple[str, Mapping[str, int]] | None:
+        status, said = await self._ask("/metrics", 5.0)
+        return await asyncio.to_thread(read_counts, said) if status == 200 else None
 
     async def _rotate_access_log(self) -> None:
         path = self._ensure_edge().logs / "access.log"

@@ -316,6 +316,10 @@ def server_file(edge: Edge, route: Route, generation: int = 0) -> ServerFile:
     return ServerFile(route, f"{server_id}.yml", text, name)
 
 
+def service_file_name(name: str) -> str:
+    return f"{SERVICE_FILE}{name}.yml"
+
+
 def service_file(edge: Edge, route: ServiceRoute) -> tuple[str, str]:
     """Return the name and the text of the file that leads everybody to a service. Raises BadName as server_file does.
 
@@ -326,7 +330,7 @@ def service_file(edge: Edge, route: ServiceRoute) -> tuple[str, str]:
     if not (prefix.startswith(edge.base_url) and prefix.endswith(f"/{name}/")):
         raise BadName("A service's path begins with the base URL and ends with its name and a slash.")
     service, headers, errors = f"service-{name}", f"service-headers-{name}", f"service-errors-{name}"
-    return f"{SERVICE_FILE}{name}.yml", dump({"http": {
+    return service_file_name(name), dump({"http": {
         "routers": {service: {
             "entryPoints": ["web"], "rule": f"PathPrefix(`{prefix}`)", "priority": 1000 + 10 * len(prefix),
             "service": service, "middlewares": ["hsts", errors, headers, "compress"], **_tls(edge)}},

@@ -30,6 +30,7 @@ class FakeProxy(Proxy):
         self.live: dict[str, Route] = {}
         self.services: dict[str, ServiceRoute] = {}
         self.closed: list[str] = []
+        self.counts: tuple[str, dict[str, int]] | None = None
         self.is_started = False
         self.is_down = False
 
@@ -45,8 +46,9 @@ class FakeProxy(Proxy):
         self.wanted = dict(routes)
         self._serve()
 
-    async def set_services(self, routes: Collection[ServiceRoute]) -> None:
-        self.services = {route.name: route for route in routes}
+    async def set_services(self, routes: Collection[ServiceRoute], keep: Collection[str] = ()) -> None:
+        kept = {name: route for name, route in self.services.items() if name in keep}
+        self.services = kept | {route.name: route for route in routes}
 
     async def add(self, route: Route) -> None:
         self.wanted[route.server_id] = route
@@ -63,6 +65,9 @@ class FakeProxy(Proxy):
 
     async def close_connections(self, url: str) -> None:
         self.closed.append(url)
+
+    async def request_counts(self) -> tuple[str, Mapping[str, int]] | None:
+        return self.counts
 
     async def stop(self) -> None:
         self.is_started = False
@@ -189,6 +194,9 @@ class ProxyContract:
         await proxy.set_services([ServiceRoute("grades", "/services/grades/", servers[1])])
         await proxy.set_routes({route.server_id: route})
         await proxy.wait_live(route.server_id)
+        assert await self.destination(proxy, "/services/grades/") == servers[1]
+        await proxy.set_services([ServiceRoute("other", "/services/other/", servers[0])], keep=["grades", "never-was"])
+        await proxy.wait_live("nobody")
         assert await self.destination(proxy, "/services/grades/") == servers[1]
         await proxy.set_services([])
         await proxy.wait_live("nobody")

@@ -85,7 +85,8 @@ async def proxy_error(visit: Visit) -> Response:
         target = visit.urls.safe_next(f"{parts.path}?{parts.query}" if parts.query else parts.path) or prefix
     except (ValueError, BadNext):
         target = prefix
-    return _away(visit, service, target if target.startswith(prefix) else prefix)
+    # the proxy answers with the status it asks about, whatever this one is
+    return _away(visit, service, target if target.startswith(prefix) else prefix, int(visit.param("status")))
 
 
 def _named(visit: Visit, name: str) -> ServiceDefinition | None:
@@ -96,8 +97,8 @@ def _named(visit: Visit, name: str) -> ServiceDefinition | None:
     return service if service is not None and service.has_address else None
 
 
-def _away(visit: Visit, service: ServiceDefinition, target: str) -> Response:
-    return _refuse(visit, ServiceFailed(_why(service, visit.hub.services.state(service.name))), target)
+def _away(visit: Visit, service: ServiceDefinition, target: str, status: int = 0) -> Response:
+    return _refuse(visit, ServiceFailed(_why(service, visit.hub.services.state(service.name))), target, status)
 
 
 def _why(service: ServiceDefinition, state: ServiceState) -> str:
@@ -108,10 +109,11 @@ def _why(service: ServiceDefinition, state: ServiceState) -> str:
     return f"The service {service.name} does not answer right now. Please try again in a moment."
 
 
-def _refuse(visit: Visit, error: ServiceFailed | NotFound, target: str = "") -> Response:
-    if not visit.navigates:
-        response = error_json(status_of(error), error.sentence)
-        if target:
-            response.headers["Retry-After"] = str(RETRY_AFTER_S)
-        return response
-    return show_error(visit, error, button="Try again" if target else "", button_url=target)
+def _refuse(visit: Visit, error: ServiceFailed | NotFound, target: str = "", status: int = 0) -> Response:
+    if visit.navigates:
+        response = show_error(visit, error, button="Try again" if target else "", button_url=target)
+    else:
+        response = error_json(status or status_of(error), error.sentence)
+    if target:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response

@@ -18,6 +18,7 @@ import pytest
 
 from appliance.domain.requester import SERVICE, USER, Requester
 from appliance.domain.roles import ADMIN_SCOPES, Role, Roles
+from appliance.domain.route import ServiceRoute
 from appliance.domain.scopes import Owner, Rights, expand
 from appliance.domain.service import ServicePhase, ServiceState, parse_all
 from appliance.domain.urls import Urls
@@ -278,10 +279,12 @@ async def test_a_container_waits_for_the_engine_and_gets_its_way_and_a_home(worl
     spawner = ContainerSpawner(world.engine)
     spawner.containers = containers = FakeContainers()
     engine_is_up: list[bool] = []
+    await world.proxy.set_services([ServiceRoute("course101", "/services/course101/", "http://10.9.9.9:8888"),
+                                    ServiceRoute("other", "/services/other/", "http://10.9.9.8:8888")])     # an earlier Hub's
     book = Book(world, COURSE, spawner=spawner, may_start_containers=lambda: bool(engine_is_up))
     async with book.running():
         await book.until("course101", lambda state: state.phase is ServicePhase.WAITING)
-        assert not world.proxy.services      # nothing was said yet: those of an earlier Hub may still serve
+        assert world.proxy.services["course101"].url == "http://10.9.9.9:8888"     # it may still serve
         engine_is_up.append(True)
         await book.routes(course101="http://10.9.9.1:8888")
         user = await world.db.read(lambda t: users.find(t, "grader"))

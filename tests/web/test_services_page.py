@@ -60,14 +60,15 @@ async def test_a_stranger_is_led_to_sign_in(hub: FakeHub, stranger: Browser) -> 
     (ServicePhase.RUNNING, "The service x does not answer right now."), (ServicePhase.FAILED, "The service x does not run.")])
 async def test_a_service_that_is_away_says_so(hub: FakeHub, stranger: Browser, phase: ServicePhase, words: str) -> None:
     hub.services.put(phase, "It ended with status 4.", name="x", url="http://127.0.0.1:9999", command=["x"])
-    for path in ("/services/x/a?b=1", "/hub/error/service/x/502?url=http://box.test/services/x/a%3Fb=1"):
+    for path, status in (("/services/x/a?b=1", 503),
+                         ("/hub/error/service/x/502?url=http://box.test/services/x/a%3Fb=1", 502)):
         response = await stranger.get(path)
         assert (response.status_code, response.headers["retry-after"]) == (503, "5")
         assert words in response.text
         assert 'href="/services/x/a?b=1"' in response.text      # “Try again”
         assert "status 4" not in response.text
         script = await stranger.get(path, SCRIPT)
-        assert (script.status_code, script.json()["status"]) == (503, 503)
+        assert (script.status_code, script.json()["status"]) == (status, status)
         assert script.json()["message"].startswith(words)
 
 
