@@ -12,7 +12,7 @@ from starlette.responses import Response
 from appliance.domain.scopes import SCOPES
 from appliance.web.api.models import SCHEMAS
 from appliance.web.api.operation import Call, Operation, Target, answer
-from appliance.web.api.schema import ANY_OBJECT, Schema, ref
+from appliance.web.api.schema import ANY_OBJECT, Schema, nullable, ref
 from appliance.web.views import Page, render
 from appliance.web.visit import Visit
 
@@ -75,8 +75,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
         said["parameters"] = [{"name": query.name, "in": "query", "description": query.description, "schema": query.schema}
                               for query in operation.query]
     if operation.body is not None:
-        said["requestBody"] = {"required": operation.body_needed, "content": {
-            "application/json": {"schema": operation.body}}}
+        # null is the same as nothing
+        body = operation.body if operation.body_needed else nullable(operation.body)
+        said["requestBody"] = {"required": operation.body_needed, "content": {"application/json": {"schema": body}}}
     return said
 
 

@@ -103,6 +103,8 @@ def _asked(body: dict[str, Any] | None) -> tuple[dict[str, Any] | None, str | No
 
 _REQUEST = obj({"user_options": nullable(ANY_OBJECT), "display_name": nullable(TEXT)}, more=True, description=(
     "What is chosen for the server. Without “user_options” and “display_name”, the whole object is the options."))
+_EVENT = obj({"data": TEXT}, required=("data",), more=True, description=(
+    "One event. “data” is JSON with “progress” (0 to 100) and “message”; in the last one is “ready” with “url”, or “failed”."))
 _CHANGE = obj({"name": TEXT, "display_name": TEXT, "user_options": ANY_OBJECT})
 _REMOVE = obj({"remove": FLAG}, more=True)
 _START = ("start:servers",)
@@ -122,7 +124,7 @@ def _operations(path: str, which: str) -> tuple[Operation, ...]:
         Operation("DELETE", path, stop_server, f"Stop {which}", ("delete:servers",), tag, target, body=_REMOVE,
                   responses={202: None, 204: None}),
         Operation("GET", f"{path}/progress", progress, f"Watch {which} start", ("read:servers",), tag, target,
-                  responses={200: TEXT}, media_type="text/event-stream"),
+                  responses={200: _EVENT}, media_type="text/event-stream"),
     )
 
 
