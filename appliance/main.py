@@ -84,7 +84,8 @@ class Box:
         self._probe = Probe()
         lifecycle = Lifecycle(self.db, self.spawner, self.proxy, self.homes, self.authenticator, routes, specs, changes,
                               self._probe, on_step, metrics := Metrics(__version__))
-        self.homes.in_use = lifecycle.home_in_use
+        self.homes.in_use = self._home_in_use
+        self._lifecycle = lifecycle
         self.reconciler = Reconciler(
             lifecycle, limit=settings.concurrent_spawn_limit or sys.maxsize, active_limit=settings.active_server_limit,
             marker=Marker(settings.run_dir, settings.state_dir / "run"))
@@ -112,6 +113,9 @@ class Box:
                              expires_in_s=settings.oauth_token_expires_in, known=settings.roles.scopes),
                        Shares(self.db, servers.end_rights, settings.roles.scopes), self.services,
                        settings.authority_file, self.proxy.trouble)
+
+    async def _home_in_use(self, uid: int) -> bool:
+        return await self._lifecycle.home_in_use(uid) or await self.services.home_in_use(uid)
 
     async def _standing(self, user_id: int) -> Standing:
         return await self.db.read(lambda t: groups.standing(t, user_id))

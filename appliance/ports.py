@@ -503,6 +503,10 @@ class ServiceRunner(Protocol):
         """End one that no `run` looks after. Idempotent."""
         ...
 
+    async def uids(self) -> set[int]:
+        """Return whose homes are in use by containers. Raises EngineDown."""
+        ...
+
 
 # ------------------------------------------------------------------------------------------------------------ Homes --
 @dataclass(frozen=True)

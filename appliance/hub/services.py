@@ -94,6 +94,10 @@ class Services:
         return [ServiceFailed(f"The service {name} does not run. {keeper.state.said}")
                 for name, keeper in sorted(self._keepers.items()) if keeper.state.phase is ServicePhase.FAILED]
 
+    async def home_in_use(self, uid: int) -> bool:
+        """Say whether a service's container works in this home."""
+        return self._containers is not None and uid in await self._containers.uids()
+
     def visible_to(self, rights: Rights) -> list[ServiceDefinition]:
         """Return those that somebody with these rights may open and is meant to see."""
         reach = rights.reach("access:services")

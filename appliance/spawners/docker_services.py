@@ -42,6 +42,10 @@ class DockerServices:
     async def stop(self, name: str) -> None:
         await self._engine.run(self._end, name, timeout_s=60, slow=True)
 
+    async def uids(self) -> set[int]:
+        there = await self._engine.run(self._there, timeout_s=30)
+        return {int(found["Config"]["Labels"][containers.UID]) for found in there.values() if found["State"].get("Running")}
+
     async def run(
         self, spec: ServiceSpec, started: Callable[[ServiceStart], Awaitable[None]], line: Callable[[str], None],
     ) -> str:

@@ -36,6 +36,9 @@ class ServiceProcesses:
     async def stop(self, name: str) -> None:
         """Nothing is there that no `run` looks after."""
 
+    async def uids(self) -> set[int]:
+        return set()
+
     async def run(
         self, spec: ServiceSpec, started: Callable[[ServiceStart], Awaitable[None]], line: Callable[[str], None],
     ) -> str:

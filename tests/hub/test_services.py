@@ -256,6 +256,9 @@ class FakeContainers:
     async def stop(self, name: str) -> None:
         pass
 
+    async def uids(self) -> set[int]:
+        return {spec.uid for spec in self.specs}
+
     async def run(self, spec: ServiceSpec, started: Callable[[ServiceStart], Awaitable[None]],
                   line: Callable[[str], None]) -> str:
         self.specs.append(spec)
@@ -290,6 +293,8 @@ async def test_a_container_waits_for_the_engine_and_gets_its_way_and_a_home(worl
         user = await world.db.read(lambda t: users.find(t, "grader"))
         spec = containers.specs[0]
         assert user is not None
+        assert await book.services.home_in_use(user.uid)
+        assert not await book.services.home_in_use(user.uid + 1)
         assert (spec.uid, spec.home) == (user.uid, await world.homes.ensure(user.uid, "grader"))
         assert spec.environment["JUPYTERHUB_USER"] == "grader"
         assert spec.environment["JUPYTERHUB_SERVICE_URL"] == "http://0.0.0.0:8888"

@@ -79,6 +79,10 @@ def box() -> Iterator[Box]:
         made.add_user("ada", admin=True)
         made.add_user("bob")
         yield made
+        made.terminate()
+        assert services_of(made)
+        made.appliance("stop", "--servers")
+        assert services_of(made) == []
 
 
 def service(box: Box, name: str, token: str) -> dict[str, Any]:
@@ -211,8 +215,13 @@ def test_a_killed_service_comes_back_and_its_way_stays(box: Box, admin_token: st
 
 
 def course(box: Box) -> str:
-    found = box.engine.containers.list(filters={"label": [f"{SERVICE}=course", f"org.appliance.namespace={box.namespace}"]})
+    found = services_of(box)
     assert len(found) == 1
     return str(found[0].id)
+
+
+def services_of(box: Box) -> list[Any]:
+    labels = [SERVICE, f"org.appliance.namespace={box.namespace}"]
+    return list(box.engine.containers.list(all=True, filters={"label": labels}))
 
 

@@ -139,6 +139,9 @@ async def test_it_runs_as_its_account_in_its_home_within_its_limits(
         assert (host["CapDrop"], host["Privileged"], "no-new-privileges" in host["SecurityOpt"]) == (["ALL"], False, True)
         assert {mount["Destination"]: mount["Source"] for mount in found["Mounts"]}["/exchange"] == str(tmp_path)
         assert "s3cret" not in json.dumps(found["Config"]["Labels"])
+        assert await runner(spawner).uids() == {UID}
+    await runner(spawner).stop(spec.name)
+    assert await runner(spawner).uids() == set()
 
 
 async def test_it_is_kept_apart_from_students_and_they_from_it(
