@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     _yes(one, "also archive everybody, or take the last admin's rights")
     one = add(commanding, "import-jupyterhub", commands.import_jupyterhub,
               "bring accounts, groups and shares of an original JupyterHub here; its file is only read")
-    one.add_argument("file", metavar="FILE", help="its database, usually jupyterhub.sqlite")
+    one.add_argument("file", metavar="FILE", help="its database, usually jupyterhub.sqlite; - is standard input")
     one.add_argument("--dry-run", action="store_true", help="say what would come, and change nothing")
     one.add_argument("--sheet", metavar="FILE.html", help="write new passwords as cards to print; - is standard output")
     one.add_argument("--without-passwords", action="store_true", help="give new accounts no password yet")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -14,7 +16,7 @@ from appliance import importhomes, jupyterhubfile, sheet
 from appliance.admin import Admin
 from appliance.config import Settings
 from appliance.errors import BadInput, BadOption
-from appliance.importer import people_of
+from appliance.importer import Importing, people_of
 from appliance.importhomes import HomesReport
 from appliance.importplan import Plan
 from appliance.jupyterhubfile import OldHub
@@ -27,44 +29,70 @@ def run(settings: Settings, parsed: argparse.Namespace) -> int:
     """Return the exit status."""
     if parsed.sheet == "-" and parsed.json:
         raise BadOption("--sheet - and --json would both use standard output.", action="Name a file with --sheet.")
-    old = jupyterhubfile.read(Path(parsed.file))
+    old = _read(settings, parsed.file)
     with Admin(settings) as admin:
         importing = admin.importing(old, with_tokens=not parsed.without_tokens)
         plan = importing.plan()
-        roster = admin.roster(people_of(plan))
-        listed = roster.plan()
-        if not parsed.dry_run and plan.changed:
-            if listed.generated and not parsed.sheet and not parsed.without_passwords:
-                raise BadInput(f"{len(listed.generated)} new accounts need a password. Nothing was changed.",
-                               action="Name a file for cards to print with --sheet FILE.html, or give them none for now with "
-                                      "--without-passwords.")
-            hashes = roster.hash(listed) if parsed.sheet else {}
-            path = Path(parsed.sheet).absolute() if parsed.sheet and parsed.sheet != "-" and listed.cards else None
-            page = sheet.render(listed.cards, shown_url(settings))
-            if path is not None:
-                sheet.write(path, page)      # safe on the disk before any account is written
-            try:
-                importing.apply(plan, hashes)
-            except BaseException:
-                if path is not None:
-                    with suppress(OSError):
-                        path.unlink()
-                raise
-            if parsed.sheet == "-" and listed.cards:
-                print(page)
+        done = plan.changed and not parsed.dry_run
+        written = _carry_out(settings, parsed, admin, importing, plan) if done else ""
         uids = {user.name: user.uid for user in admin.list_users()}
         homes = importhomes.report(Path(parsed.homes), plan.names, uids, settings.homes_dir) if parsed.homes else None
+        without = plan.users and admin.manages_passwords and not written
     if parsed.json:
-        print(json.dumps(_as_json(old, plan, homes, dry_run=parsed.dry_run), indent=2, default=str))
-    else:
-        passwords = parsed.sheet or "" if admin.manages_passwords else None
-        print("\n".join(_as_text(old, plan, homes, dry_run=parsed.dry_run, passwords=passwords)),
-              file=sys.stderr if parsed.sheet == "-" else sys.stdout)
+        print(json.dumps(_as_json(old, plan, homes, dry_run=parsed.dry_run, sheet=written), indent=2, default=str))
+        return 0
+    lines = _as_text(old, plan, homes)
+    lines.append("Nothing to do." if not plan.changed else "All of this is here now." if done else
+                 "This was a dry run: nothing was changed.")
+    if done and without:
+        lines.append("The new accounts have no password yet. Give each one: appliance user passwd NAME")
+    elif written not in ("", "-"):
+        lines.append(f"The cards with the new passwords are in {written}. Print them, then delete the file.")
+    print("\n".join(lines), file=sys.stderr if parsed.sheet == "-" else sys.stdout)
     return 0
 
 
-def _as_text(old: OldHub, plan: Plan, homes: HomesReport | None, *, dry_run: bool, passwords: str | None) -> list[str]:
-    """passwords: the name of the sheet, "" for none; None where they are kept elsewhere."""
+def _carry_out(settings: Settings, parsed: argparse.Namespace, admin: Admin, importing: Importing, plan: Plan) -> str:
+    """Return the sheet's name, "" if there is none. The sheet is safe on the disk before any account is written."""
+    roster = admin.roster(people_of(plan))
+    listed = roster.plan()
+    if listed.generated and not parsed.sheet and not parsed.without_passwords:
+        raise BadInput(f"There is no password for {_counted(len(listed.generated), 'new account')}. Nothing was changed.",
+                       action="Name a file for cards to print with --sheet FILE.html, or give them none for now with "
+                              "--without-passwords.")
+    if not parsed.sheet or not listed.cards:
+        importing.apply(plan, {})
+        return ""
+    hashes = roster.hash(listed)
+    page = sheet.render(listed.cards, shown_url(settings))
+    if parsed.sheet == "-":
+        importing.apply(plan, hashes)
+        print(page)
+        return "-"
+    path = Path(parsed.sheet).absolute()
+    sheet.write(path, page)
+    try:
+        importing.apply(plan, hashes)
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
+    return str(path)
+
+
+def _read(settings: Settings, name: str) -> OldHub:
+    """name: of a file; - is standard input, which is kept for as long as it is read."""
+    if name != "-":
+        return jupyterhubfile.read(Path(name))
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(prefix="old-hub-", dir=settings.state_dir) as folder:
+        copy = Path(folder) / "jupyterhub.sqlite"
+        with copy.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        return jupyterhubfile.read(copy, "What came on standard input")
+
+
+def _as_text(old: OldHub, plan: Plan, homes: HomesReport | None) -> list[str]:
     version = {"?": ""}.get(old.version, f" {old.version}")
     lines = [f"A database of JupyterHub{version}: {_counted(len(old.users), 'account')}, {_counted(len(old.groups), 'group')}, "
              f"{_counted(len(old.shares), 'share')}."]
@@ -83,20 +111,7 @@ def _as_text(old: OldHub, plan: Plan, homes: HomesReport | None, *, dry_run: boo
             ("Cannot come", [f"{problem.what}\n      → {problem.action}" for problem in plan.problems]),
             ("Stays behind", _left_behind(old)), ("Note", old.notes)):
         lines += _listed(title, entries)
-    if homes is not None:
-        lines += _homes(homes)
-    if not plan.changed:
-        lines.append("Nothing to do.")
-    elif dry_run:
-        lines.append("This was a dry run: nothing was changed.")
-    else:
-        lines.append("All of this is here now.")
-        if plan.users and passwords == "":
-            lines.append("The new accounts have no password yet. Give each one: appliance user passwd NAME")
-        elif plan.users and passwords and passwords != "-":
-            lines.append(f"The cards with the new passwords are in {Path(passwords).absolute()}. Print them, then delete the "
-                         "file.")
-    return lines
+    return lines + (_homes(homes) if homes is not None else [])
 
 
 def _left_behind(old: OldHub) -> list[str]:
@@ -154,9 +169,9 @@ def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)[:80]
 
 
-def _as_json(old: OldHub, plan: Plan, homes: HomesReport | None, *, dry_run: bool) -> dict[str, object]:
+def _as_json(old: OldHub, plan: Plan, homes: HomesReport | None, *, dry_run: bool, sheet: str) -> dict[str, object]:
     return {
-        "changed": plan.changed, "dry_run": dry_run, "version": old.version,
+        "changed": plan.changed, "dry_run": dry_run, "version": old.version, "sheet": sheet or None,
         "users": [asdict(user) for user in plan.users], "new_admins": list(plan.new_admins),
         "display_names": dict(plan.shown_names), "groups": list(plan.groups), "properties": dict(plan.properties),
         "members": [{"user": name, "group": group} for name, group in plan.members],

@@ -93,21 +93,21 @@ class OldHub:
     notes: tuple[str, ...] = ()
 
 
-def read(path: Path) -> OldHub:
-    """Raises BadInput for what cannot be read or is no such file."""
-    with _opened(path) as connection:
-        return _Reader(connection, path).read()
+def read(path: Path, called: str = "") -> OldHub:
+    """called: how a sentence about the file names it. Raises BadInput for what cannot be read or is no such file."""
+    with _opened(path, called or str(path)) as connection:
+        return _Reader(connection, called or str(path)).read()
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+def _opened(path: Path, called: str) -> Iterator[sqlite3.Connection]:
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except OSError as error:
-        raise BadInput(f"The file {path} cannot be read: {error.strerror or error}.", action="Check its name.") from error
+        raise BadInput(f"{called} cannot be read: {error.strerror or error}.", action="Check its name.") from error
     if head != b"SQLite format 3\x00":
-        raise BadInput(f"{path} is no SQLite database.",
+        raise BadInput(f"{called} is no SQLite database.",
                        action="Name the jupyterhub.sqlite of the old Hub; one on PostgreSQL or MySQL has to be copied into an "
                               "SQLite file first.")
     connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, timeout=5, isolation_level=None)
@@ -116,17 +116,17 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
         connection.execute("BEGIN")      # one state of the file, even while the old Hub runs
         yield connection
     except sqlite3.Error as error:
-        raise BadInput(f"The database {path} cannot be read: {error}.",
+        raise BadInput(f"The database {called} cannot be read: {error}.",
                        action="End the old Hub, copy its database, and name the copy.") from error
     finally:
         connection.close()
 
 
 class _Reader:
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, called: str) -> None:
         connection.row_factory = sqlite3.Row
         connection.text_factory = lambda data: data.decode("utf-8", "replace")
-        self._db, self._path, self._notes = connection, path, list[str]()
+        self._db, self._called, self._notes = connection, called, list[str]()
         self._columns: dict[str, set[str]] = {}
         for row in connection.execute("SELECT m.name AS table_name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
                                       "WHERE m.type = 'table'"):
@@ -150,10 +150,10 @@ class _Reader:
     def _check(self) -> None:
         missing = [table for table, columns in _NEEDED.items() if not columns <= self._columns.get(table, set())]
         if "appliance_schema" in self._columns:
-            raise BadInput(f"{self._path} is a database of this program and not of the original JupyterHub.",
+            raise BadInput(f"{self._called} is a database of this program and not of the original JupyterHub.",
                            action="To bring a box back from its backup: sudo appliance restore.")
         if missing:
-            raise BadInput(f"{self._path} is no database of JupyterHub: it lacks the table{'s' if len(missing) > 1 else ''} "
+            raise BadInput(f"{self._called} is no database of JupyterHub: it lacks the table{'s' if len(missing) > 1 else ''} "
                            f"{', '.join(missing)}.", action="Name the jupyterhub.sqlite of the old Hub.")
 
     def _version(self) -> str:

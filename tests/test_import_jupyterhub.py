@@ -150,7 +150,7 @@ def test_tokens_stay_behind_if_that_is_wanted(old: Path, run: Callable[..., tupl
 
 def test_new_passwords_come_on_a_sheet(old: Path, run: Callable[..., tuple[int, str]], db: Database) -> None:
     status, said = run(old)
-    assert (status, "3 new accounts need a password" in said) == (1, True)
+    assert (status, "There is no password for 3 new accounts" in said) == (1, True)
     assert db.run(users.list_all, write=False) == []
     status, said = run(old, "--sheet", "cards.html")
     assert status == 0

@@ -46,6 +46,7 @@ COMMANDS = {
 HANDED_OVER = {
     "user": "add, list and delete accounts, set passwords",
     "roster": "make accounts out of a list, or show what that would change",
+    "import-jupyterhub": "bring accounts, groups and shares of an original JupyterHub here",
     "token": "print a new API token of an account",
     "smoke": "sign in, start a server, run a cell, stop: the whole box, as a student uses it",
     "upgrade-db": "bring the database to this program's version",
@@ -151,9 +152,9 @@ def hand_over(paths: Paths, argv: Sequence[str]) -> int:
     """Run a command of the Hub's own command line in its container, on this terminal; return its exit status."""
     if paths.root == Paths().root:
         shell.require_root(argv[0])
-    roster = list(argv[:2]) == handed.ROSTER
+    file = handed.takes_file(argv)
     # a file of this machine takes the terminal's place
-    terminal = sys.stdin.isatty() and sys.stdout.isatty() and not roster
+    terminal = sys.stdin.isatty() and sys.stdout.isatty() and not file
     running = shell.run(["docker", "container", "inspect", "--format", "{{.State.Running}}", paths.container("hub")],
                         check=False, timeout_s=20)
     if running.returncode == 127:
@@ -170,8 +171,8 @@ def hand_over(paths: Paths, argv: Sequence[str]) -> int:
         from appliance.box import compose
 
         before = [*compose.command(paths), "run", "--rm", "--no-deps", *told, *([] if terminal else ["--no-TTY"]), "hub"]
-    if roster:
-        return handed.apply_roster(paths, argv, lambda words: [*before, "appliance", *words])
+    if file:
+        return handed.hand_in(paths, argv, lambda words: [*before, "appliance", *words])
     return shell.stream([*before, "appliance", *argv])
 
 

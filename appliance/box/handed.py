@@ -1,6 +1,7 @@
-"""`appliance roster apply FILE --sheet FILE` on the box: both are files of this machine, of which the Hub sees neither.
+"""`appliance roster apply FILE --sheet FILE` and `appliance import-jupyterhub FILE --sheet FILE` on the box: both are files of
+this machine, of which the Hub sees neither.
 
-The list goes in as standard input. The sheet is written in the data folder, which the Hub sees under the same path, before
+The first goes in as standard input. The sheet is written in the data folder, which the Hub sees under the same path, before
 any account is, and goes from there to where it was asked for.
 """
 
@@ -20,12 +21,19 @@ from appliance.box import shell
 from appliance.box.paths import Paths
 from appliance.box.shell import BoxError
 
-ROSTER = ["roster", "apply"]
-# Those of `roster apply` that are followed by a value; a test holds them against the Hub's own command line.
-WITH_VALUE = ("-f", "--config", "--db", "--format", "--sheet", "--address")
+# Commands that are given a file, and their options that are followed by a value; a test holds them against the Hub's own
+# command line.
+WITH_VALUE = {
+    ("roster", "apply"): ("-f", "--config", "--db", "--format", "--sheet", "--address"),
+    ("import-jupyterhub",): ("-f", "--config", "--db", "--sheet", "--homes"),
+}
 
 
-def apply_roster(paths: Paths, argv: Sequence[str], command: Callable[[Sequence[str]], list[str]]) -> int:
+def takes_file(argv: Sequence[str]) -> bool:
+    return any(tuple(argv[:len(words)]) == words for words in WITH_VALUE)
+
+
+def hand_in(paths: Paths, argv: Sequence[str], command: Callable[[Sequence[str]], list[str]]) -> int:
     """Return the exit status. command: the words that run the Hub's command line with its own. Raises BoxError."""
     words = list(argv)
     at, sheet_at = _positions(words)
@@ -52,12 +60,12 @@ def apply_roster(paths: Paths, argv: Sequence[str], command: Callable[[Sequence[
 
 
 def _positions(words: Sequence[str]) -> tuple[int | None, int | None]:
-    """Return where the list is and where the sheet's name is; None where they are not said."""
+    """Return where the file is and where the sheet's name is; None where they are not said."""
     file = sheet = None
-    number = len(ROSTER)
+    number, with_value = next((len(name), options) for name, options in WITH_VALUE.items() if tuple(words[:len(name)]) == name)
     while number < len(words):
         word = words[number]
-        if word in WITH_VALUE:
+        if word in with_value:
             number += 1
             if word == "--sheet" and number < len(words):
                 sheet = number
@@ -78,7 +86,7 @@ def _opened(name: str) -> Iterator[IO[bytes] | None]:
         try:
             file = stack.enter_context(open(name, "rb"))
         except OSError as error:
-            raise BoxError(f"The list {name} cannot be read: {error.strerror or error}.",
+            raise BoxError(f"The file {name} cannot be read: {error.strerror or error}.",
                            "Check its name; - reads standard input.") from None
         yield file
 

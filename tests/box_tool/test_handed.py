@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -56,10 +57,10 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return here
 
 
-def apply(box: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def apply(box: Path, *words: str, command: tuple[str, ...] = ("roster", "apply")) -> subprocess.CompletedProcess[str]:
     code = ("import sys; from pathlib import Path; from appliance.box.__main__ import main; "
             "from appliance.box.paths import Paths; "
-            f"sys.exit(main({['roster', 'apply', *words]!r}, Paths(Path({str(box.parent)!r}))))")
+            f"sys.exit(main({[*command, *words]!r}, Paths(Path({str(box.parent)!r}))))")
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120,
                           stdin=subprocess.DEVNULL, cwd=box)
 
@@ -72,6 +73,23 @@ def test_list_and_cards_are_files_of_this_machine(box: Path) -> None:
     assert stat.S_IMODE(cards.stat().st_mode) == 0o600
     assert f"The cards with 1 new password are in {cards}." in done.stdout
     assert list((box.parent / "var/lib/appliance").iterdir()) == []
+
+
+def test_a_database_of_the_original_jupyterhub_is_a_file_of_this_machine(box: Path) -> None:
+    with sqlite3.connect(box / "jupyterhub.sqlite") as old:
+        old.executescript("CREATE TABLE users (id, name, admin); CREATE TABLE groups (id, name);"
+                          "CREATE TABLE user_group_map (user_id, group_id); CREATE TABLE spawners (id, user_id, name);"
+                          "CREATE TABLE api_tokens (user_id, hashed, prefix); INSERT INTO users VALUES (1, 'ada', 0);")
+    command = ("import-jupyterhub",)
+    done = apply(box, "jupyterhub.sqlite", "--sheet", "cards.html", command=command)
+    assert done.returncode == 0, done.stderr
+    assert "New accounts: 1\n  ada\n" in done.stdout
+    assert f"The cards with the new passwords are in {box / 'cards.html'}." in done.stdout
+    assert "<code>" in (box / "cards.html").read_text()
+    again = apply(box, "jupyterhub.sqlite", command=command)
+    assert (again.returncode, "Nothing to do." in again.stdout) == (0, True)
+    assert list((box.parent / "var/lib/appliance").iterdir()) == []
+    assert not [path for path in (box.parent / "inside").rglob("*") if "old-hub" in path.name]
 
 
 def test_for_programs_the_sheet_has_its_name_as_well(box: Path) -> None:
@@ -99,7 +117,7 @@ def test_cards_that_are_there_are_not_written_over(box: Path) -> None:
 def test_a_list_that_is_not_there_is_a_sentence(box: Path) -> None:
     done = apply(box, "clas.csv", "--sheet", "cards.html")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("appliance: The list clas.csv cannot be read: No such file or directory.")
+    assert done.stderr.startswith("appliance: The file clas.csv cannot be read: No such file or directory.")
     assert apply(box, "class.csv", "--sheet", "no/such/cards.html").stderr.startswith("appliance: The sheet ")
 
 
@@ -112,14 +130,15 @@ def test_cards_that_do_not_fit_stay_where_they_are(tmp_path: Path) -> None:
     assert source.read_text() == "secret"
 
 
-def test_options_with_a_value_are_those_of_the_hubs_command_line() -> None:
+@pytest.mark.parametrize("words", list(handed.WITH_VALUE), ids=" ".join)
+def test_options_with_a_value_are_those_of_the_hubs_command_line(words: tuple[str, ...]) -> None:
     parser = cli._parser()
-    for word in handed.ROSTER:
+    for word in words:
         below = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
         parser = below.choices[word]
     found = {option for action in parser._actions if action.option_strings and action.nargs != 0
              for option in action.option_strings}
-    assert found == set(handed.WITH_VALUE)
+    assert found == set(handed.WITH_VALUE[words])
 
 
 def test_help_speaks_of_nothing_in_the_hubs_container(box: Path) -> None:
