@@ -382,7 +382,7 @@ class DockerSpawner(Spawner):
         assert self.tmp_size is not None  # see _check_tmp_size
         environment = {
             **{str(key): str(value) for key, value in self.environment.items()},
-            "HOME": home, "USER": spec.user_name, "LOGNAME": spec.user_name, **spec.environment,
+            "HOME": home, "USER": spec.user_name, "LOGNAME": spec.user_name, "JUPYTER_IMAGE_SPEC": image, **spec.environment,
         }
         config: dict[str, Any] = {
             "Image": image,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from box import Box, wait_for
+from client_images import ensure_image
 from student import SCRIPT, Student
 
 from appliance.domain.server import Phase
@@ -20,32 +18,11 @@ from appliance.domain.server import Phase
 pytestmark = pytest.mark.clients
 
 FOLDER = Path(__file__).parent / "singleuser"
-PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "PIP_INDEX_URL",
-             "PIP_EXTRA_INDEX_URL")
 CONFIG = """
 c.DockerSpawner.image = "{image}"
 c.Spawner.inject_token = {inject}
 c.Spawner.http_timeout = 90
 """
-
-
-def singleuser_image(version: str) -> str:
-    """Build, once for each state of the Dockerfile and what it stands on, and return the image's name."""
-    below = subprocess.run(["docker", "image", "inspect", "--format", "{{.Id}}", "appliance/tools:latest"],
-                           capture_output=True, text=True, check=False)
-    if below.returncode != 0:
-        subprocess.run(["images/build", "tools"], check=True, cwd=FOLDER.parents[2])
-        return singleuser_image(version)
-    made_of = hashlib.sha256((FOLDER / "Dockerfile").read_bytes() + below.stdout.encode()).hexdigest()[:10]
-    name = f"appliance-test/singleuser:{version}-{made_of}"
-    if subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=False).returncode != 0:
-        arguments = [word for key in PASSED_ON if os.environ.get(key) for word in ("--build-arg", key)]
-        built = subprocess.run(
-            ["docker", "build", "--quiet", "--force-rm", "--network", "host", "--build-arg", f"JUPYTERHUB={version}",
-             *arguments, "--tag", name, str(FOLDER)], env={"DOCKER_BUILDKIT": "0", **os.environ}, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        assert built.returncode == 0, built.stdout[-3000:]
-    return name
 
 
 @dataclass(frozen=True)
@@ -80,7 +57,8 @@ def version(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["by the edge", "by redirects"])
 def school(request: pytest.FixtureRequest, version: str) -> Iterator[School]:
-    with Box(CONFIG.format(image=singleuser_image(version), inject=request.param)) as box:
+    image = ensure_image(f"singleuser-{version}", FOLDER, below="tools", arguments={"JUPYTERHUB": version})
+    with Box(CONFIG.format(image=image, inject=request.param)) as box:
         yield School(box, version, request.param)
 
 

@@ -130,7 +130,8 @@ def test_a_container_is_closed_up() -> None:
 def test_the_hub_s_environment_wins_over_the_admin_s() -> None:
     environment = made(environment={"JUPYTERHUB_API_TOKEN": "mine", "LANG": "de_DE.UTF-8", "HOME": "/elsewhere"})["Env"]
     assert set(environment) == {
-        "JUPYTERHUB_API_TOKEN=secret", "LANG=de_DE.UTF-8", "HOME=/home/alice", "USER=alice", "LOGNAME=alice"}
+        "JUPYTERHUB_API_TOKEN=secret", "LANG=de_DE.UTF-8", "HOME=/home/alice", "USER=alice", "LOGNAME=alice",
+        "JUPYTER_IMAGE_SPEC=appliance/notebook:latest"}
 
 
 def test_more_host_config_adds_and_cannot_loosen() -> None:

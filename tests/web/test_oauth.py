@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
+import anyio
+import httpx
 import pytest
 from hub.conftest import KEY, World
 from hub.conftest import world as world
@@ -107,6 +109,24 @@ async def test_a_code_is_good_once_and_a_second_use_ends_what_the_first_gave(roo
     assert (await room.who(token)).status_code == 403
     assert (await room.who(other)).status_code == 200
     assert (await room.exchange(**client.form(code, secret))).status_code == 400
+
+
+async def test_of_many_at_once_one_gets_the_token_and_the_others_end_it(room: Classroom) -> None:
+    server, alice = await room.server("alice"), await room.person("alice")
+    client, secret = Client(server), room.secret(server)
+    code = client.code(await alice.get(client.url()))
+    answers: list[httpx.Response] = []
+
+    async def exchange() -> None:
+        answers.append(await room.exchange(**client.form(code, secret)))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(exchange)
+    good = [answer for answer in answers if answer.status_code == 200]
+    assert len(good) == 1
+    assert {answer.status_code for answer in answers if answer not in good} == {400}
+    assert (await room.who(good[0].json()["access_token"])).status_code == 403
 
 
 async def test_a_code_lives_five_minutes(room: Classroom) -> None:
@@ -384,6 +404,7 @@ async def test_an_xsrf_token_of_another_session_does_not_count(room: Classroom) 
 
 # -- when it ends ------------------------------------------------------------------------------------------------------
 async def test_signing_out_ends_the_tokens_of_that_sign_in_only(room: Classroom) -> None:
+    """CVE-2021-41247: signed out in one tab, the server's own cookie went on to work."""
     server, secret_of = await room.server("alice"), room.secret
     here, there = await room.person("alice"), await room.person("alice")
     one = await signed_in(room, here, Client(server), secret_of(server))

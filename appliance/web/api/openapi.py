@@ -28,6 +28,8 @@ _PARAMS = {
 }
 _INTRODUCTION = """JupyterHub's REST API as this box speaks it. Send a token as `Authorization: token …` or `Bearer …`. \
 A token is made on the page /hub/token, and may what its scopes say."""
+_OAUTH = """How a server or a service learns who its visitor is: codes for clients with a secret, PKCE with S256. What a \
+client may ask for stands in its definition."""
 
 
 # -- the document ------------------------------------------------------------------------------------------------------
@@ -50,7 +52,12 @@ def document(operations: Iterable[Operation], *, base: str, version: str) -> dic
         "paths": paths,
         "components": {
             "schemas": SCHEMAS,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": _INTRODUCTION}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": _INTRODUCTION},
+                "oauth": {"type": "oauth2", "description": _OAUTH, "flows": {"authorizationCode": {
+                    "authorizationUrl": f"{base}hub/api/oauth2/authorize", "tokenUrl": f"{base}hub/api/oauth2/token",
+                    "scopes": {}}}},
+            },
         },
     }
 
