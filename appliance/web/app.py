@@ -120,7 +120,7 @@ def _app(hub: Hub, routes: list[Route]) -> ASGIApp:
     async def no_route(request: Request, error: Exception) -> Response:
         return show_error(Visit.of(request, hub), NotFound())
 
-    app = Starlette(routes=routes, middleware=[Middleware(SecurityHeaders, version=hub.version)],
+    app = Starlette(routes=routes, middleware=[Middleware(SecurityHeaders)],
                     exception_handlers={404: no_route})
     app.router.redirect_slashes = False     # would build an absolute address out of the Host header
     return RefuseWebSockets(app)

@@ -37,12 +37,16 @@ _HEADERS = {
 }
 
 
+# Whose contracts this Hub keeps: by it clients choose what they ask for, and single-user servers look for their own.
+JUPYTERHUB_VERSION = "6.1.1"
+
+
 class SecurityHeaders:
     """ASGI middleware: sets each header that the answer has not set itself."""
 
-    def __init__(self, app: ASGIApp, version: str) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.headers = _HEADERS | {"X-JupyterHub-Version": version}
+        self.headers = _HEADERS | {"X-JupyterHub-Version": JUPYTERHUB_VERSION}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:

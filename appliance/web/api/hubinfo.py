@@ -8,20 +8,20 @@ from typing import Any
 from starlette.background import BackgroundTask
 from starlette.responses import Response
 
-from appliance.domain.server import Server
 from appliance.errors import BadInput
 from appliance.web.api.models import time
 from appliance.web.api.operation import Call, Operation, Target, answer, done
 from appliance.web.api.paging import LIMIT, OFFSET, Page, paged, paged_schema
 from appliance.web.api.schema import ANY_OBJECT, FLAG, TEXT, obj
+from appliance.web.security import JUPYTERHUB_VERSION
 
 
 async def version(call: Call) -> Response:
-    return answer({"version": call.hub.version})
+    return answer({"version": JUPYTERHUB_VERSION})
 
 
 async def info(call: Call) -> Response:
-    return answer(call.hub.control.info)
+    return answer({**call.hub.control.info, "version": JUPYTERHUB_VERSION})
 
 
 async def shut_down(call: Call) -> Response:
@@ -36,11 +36,15 @@ async def shut_down(call: Call) -> Response:
 
 async def list_routes(call: Call) -> Response:
     page = Page.of(call)
-    routes = {"/": {"routespec": call.visit.urls.base, "target": "hub", "data": {"hub": True}}}
-    routes |= {route["routespec"]: route for server in await call.hub.control.routed()
-               if (route := _route(call, server))}
-    shown = sorted(routes)[page.offset:page.offset + page.limit]
-    return paged(call, page, {path: routes[path] for path in shown}, len(routes))
+    routes = [_route(call.visit.urls.base, "hub", {"hub": True})]
+    routes += [_route(call.visit.urls.server(server.user_name, server.name), server.url, {
+        "user": server.user_name, "server_name": server.name, "last_activity": time(server.last_activity_at)})
+        for server in await call.hub.control.routed()]
+    services = call.hub.services
+    routes += [_route(services.prefix(service), url, {"service": service.name}) for service in services.all()
+               if services.prefix(service) and (url := services.state(service.name).url)]
+    shown = sorted(routes, key=lambda route: route["routespec"])[page.offset:page.offset + page.limit]
+    return paged(call, page, {route["routespec"]: route for route in shown}, len(routes))
 
 
 async def sync_routes(call: Call) -> Response:
@@ -53,9 +57,8 @@ async def move_proxy(call: Call) -> Response:
                    action="To have all routes written anew, send POST.")
 
 
-def _route(call: Call, server: Server) -> dict[str, Any]:
-    return {"routespec": call.visit.urls.server(server.user_name, server.name), "target": server.url, "data": {
-        "user": server.user_name, "server_name": server.name, "last_activity": time(server.last_activity_at)}}
+def _route(path: str, target: str, data: dict[str, Any]) -> dict[str, Any]:
+    return {"routespec": path, "target": target, "data": data}
 
 
 _CLASS = obj({"class": TEXT, "version": TEXT}, required=("class", "version"))
@@ -64,7 +67,7 @@ _ROUTES = {"type": "object", "additionalProperties": obj(
 _VERSION = obj({"version": TEXT}, required=("version",))
 
 OPERATIONS = (
-    Operation("GET", "", version, "The version of the Hub", tag="hub", anyone=True, responses={200: _VERSION}),
+    Operation("GET", "", version, "The version that clients go by", tag="hub", anyone=True, responses={200: _VERSION}),
     Operation("GET", "/", version, "The same", tag="hub", anyone=True, responses={200: _VERSION}),
     Operation("GET", "info", info, "What the Hub is made of", ("read:hub",), "hub", responses={200: obj(
         {"version": TEXT, "python": TEXT, "sys_executable": TEXT, "spawner": _CLASS, "authenticator": _CLASS},

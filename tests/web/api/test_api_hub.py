@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.unit, pytest.mark.anyio]
 
 async def test_info(house: House, admin: Client, alice: Client) -> None:
     found = await admin.get("info")
-    assert found["version"] == house.hub.version
+    assert found["version"] == "6.1.1"
     assert found["spawner"]["class"].endswith("conftest.ListeningSpawner")
     assert set(found) == {"version", "python", "sys_executable", "spawner", "authenticator"}
     await alice.get("info", 403)
@@ -55,6 +55,25 @@ async def test_routes(house: House, admin: Client, alice: Client) -> None:
     assert page["_pagination"]["total"] == 2
     assert set((await admin.get(page["_pagination"]["next"]["url"], headers=WRAPPED))["items"]) == {"/user/alice/"}
     await alice.get("proxy", 403)
+
+
+CULLER = {"name": "culler", "api_token": "culler-token-0123456789", "url": "http://127.0.0.1:9", "admin": True}
+
+
+@pytest.mark.parametrize("house", [{"services": [CULLER]}], indirect=True)
+async def test_a_service_asks_who_it_is(house: House, admin: Client) -> None:
+    culler = Client(house.app, CULLER["api_token"])  # type: ignore[arg-type]
+    model = await culler.get("user")
+    assert (model["kind"], model["name"], model["admin"], model["token_id"]) == ("service", "culler", True, None)
+    assert "delete:servers" in model["scopes"]
+    assert (await admin.get(f"authorizations/token/{culler.token}"))["name"] == "culler"
+    await house.user("alice")
+    await culler.post("users/alice/server", status=202)
+    await house.until("alice", Phase.READY)
+    assert [user["name"] for user in await culler.get("users?state=ready")] == ["alice"]
+    await culler.delete("users/alice/server", status=202)
+    made = await culler.post("users/alice/tokens", {"scopes": ["self"]})
+    assert made["note"] == "Requested via api by service culler"
 
 
 async def test_routes_hold_no_secret(house: House, admin: Client, alice: Client) -> None:
