@@ -25,7 +25,8 @@ async def adopt_unknown(db: Database, spawner: Spawner, homes: Homes) -> None:
     known = {server.id for server in await db.read(servers.list_all)}
     unknown = [server for server in found if server.server_id not in known]
     if all_homes or unknown:
-        await db.transact(lambda t: _put_back(t, all_homes, unknown))
+        default = next((choice.image for choice in spawner.image_choices()), "")
+        await db.transact(lambda t: _put_back(t, all_homes, unknown, default))
 
 
 def put_users_back(t: Transaction, homes: Sequence[Home]) -> None:
@@ -34,10 +35,12 @@ def put_users_back(t: Transaction, homes: Sequence[Home]) -> None:
         _ensure_user(t, home)
 
 
-def _put_back(t: Transaction, homes: Sequence[Home], running: Sequence[ActualServer]) -> None:
+def _put_back(t: Transaction, homes: Sequence[Home], running: Sequence[ActualServer], default: str) -> None:
+    """default: the image of a server that asks for no other; "" where there is none to choose."""
     put_users_back(t, homes)
     for server in running:
-        if _adopt(t, server):
+        # how a server is reached depends on its image
+        if _adopt(t, server, server.image if default and server.image != default else ""):
             log.warning("Server %s of %s runs but was not in the database; it was put back.",
                         server.server_id, server.user_name)
 
@@ -55,12 +58,12 @@ def _ensure_user(t: Transaction, home: Home) -> None:
         log.warning("The home of %s was found; the user was put back into the database.", name)
 
 
-def _adopt(t: Transaction, server: ActualServer) -> bool:
+def _adopt(t: Transaction, server: ActualServer, image: str) -> bool:
     user = users.find(t, server.user_name)
     if user is None or user.archived or user.uid != server.uid or servers.find(t, user.id, server.server_name) is not None:
         return False
     if server.address and server.address in servers.addresses_in_use(t):
         return False
     servers.adopt(t, server_id=server.server_id, user_id=user.id, name=server.server_name, address=server.address,
-                  start_no=server.start_no, url=server.url, spec_hash=server.spec_hash)
+                  start_no=server.start_no, url=server.url, spec_hash=server.spec_hash, image=image)
     return True

@@ -16,10 +16,13 @@ from appliance.domain.oauth import server_client_id
 from appliance.domain.server import Failure, Phase, Server, Wanted
 from appliance.errors import Archived, BadInput, Exists, NoAddress, NotFound, TooManyServers
 from appliance.store import events, tokens
+from appliance.store.database import among
 from appliance.store.rows import ServerRow, ShareCodeRow, ShareRow, UserRow
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 QUEUE_TIMEOUT_S = 1800
+_COLUMNS = tuple(ServerRow.__table__.c)
+_OWNER = UserRow.__table__.alias("owner")
 _OVER = (Phase.QUEUED, Phase.STOPPING, Phase.STOPPED, Phase.FAILED)    # what the last start was given as OAuth client ends
 
 
@@ -29,19 +32,24 @@ def new_id(length: int = 12) -> str:
 
 
 def to_server(row: ServerRow) -> Server:
+    return _server(row, row.user.name, row.user.uid, row.user.deleted_at is not None)
+
+
+def _server(row: Any, user_name: str, uid: int, user_deleted: bool) -> Server:
+    """row: of the mapped class, or what a question for its columns returns."""
     failure = None
     if row.failure_code:
         failure = Failure(row.failure_code, row.failure_sentence, row.failure_action, row.failure_evidence)
     return Server(
-        id=row.id, user_id=row.user_id, user_name=row.user.name, uid=row.user.uid, name=row.name,
+        id=row.id, user_id=row.user_id, user_name=user_name, uid=uid, name=row.name,
         wanted=Wanted(row.wanted), phase=Phase(row.phase), start_no=row.start_no, address=row.address or "", url=row.url,
         image=row.image, spec_hash=row.spec_hash, phase_at=row.phase_at, deadline_at=row.deadline_at,
         started_at=row.started_at, ready_at=row.ready_at, last_activity_at=row.last_activity_at, failure=failure,
-        user_deleted=row.user.deleted_at is not None, user_options=_options(row), display_name=row.display_name,
+        user_deleted=user_deleted, user_options=_options(row), display_name=row.display_name,
         delete_when_stopped=row.delete_when_stopped)
 
 
-def _options(row: ServerRow) -> Mapping[str, Any]:
+def _options(row: Any) -> Mapping[str, Any]:
     # one row that somebody wrote by hand must not take a whole list along
     return row.user_options if isinstance(row.user_options, dict) else {}
 
@@ -77,9 +85,17 @@ def count_phases(t: Transaction) -> dict[Phase, int]:
     return dict.fromkeys(Phase, 0) | {Phase(phase): count for phase, count in rows}
 
 
-def of_users(t: Transaction, user_ids: Sequence[int]) -> list[Server]:
-    rows = t.scalars(select(ServerRow).where(ServerRow.user_id.in_(user_ids)).order_by(ServerRow.user_id, ServerRow.name))
-    return [to_server(row) for row in rows]
+def of_users(t: Transaction, user_ids: Sequence[int], *, up: bool = False) -> list[Server]:
+    """up: only those that run or are on their way. Without the mapped classes, which cost more than all the rest of a list."""
+    if not user_ids:
+        return []
+    query = select(*_COLUMNS, _OWNER.c.name.label("user_name"), _OWNER.c.uid, _OWNER.c.deleted_at).join(
+        _OWNER, _OWNER.c.id == ServerRow.user_id).where(among(ServerRow.__table__.c.user_id, user_ids))
+    if up:
+        query = query.where(ServerRow.phase.not_in(Phase.down()))
+    wanted = set(user_ids)
+    return [_server(row, row.user_name, row.uid, row.deleted_at is not None)
+            for row in t.execute(query.order_by(ServerRow.user_id, ServerRow.name)) if row.user_id in wanted]
 
 
 def unsettled(t: Transaction) -> list[Server]:
@@ -135,7 +151,7 @@ def want_running(t: Transaction, user_id: int, name: str, *, image: str, address
     if options is not None:
         row.user_options = dict(options)
     row.display_name = display_name or row.display_name
-    row.started_at = datetime.now(UTC)
+    row.started_at = row.last_activity_at = datetime.now(UTC)      # whoever starts it uses it
     row.ready_at = None
     if row.phase != Phase.STOPPING:  # one that is stopping first ends, then is queued by the reconciler
         _queue(t, row, actor)
@@ -260,13 +276,13 @@ def fail(t: Transaction, server_id: str, failure: Failure, *, start_no: int) -> 
 
 
 def adopt(t: Transaction, *, server_id: str, user_id: int, name: str, address: str, start_no: int, url: str,
-          spec_hash: str) -> None:
-    """Add the row of a server that runs but is not in this (new) database."""
+          spec_hash: str, image: str = "") -> None:
+    """Add the row of a server that runs but is not in this (new) database. image: "" is the spawner's default one."""
     now = datetime.now(UTC)
     t.add(ServerRow(id=server_id, user_id=user_id, name=name, address=address or None, wanted=Wanted.RUNNING,
-                    phase=Phase.READY, start_no=start_no, url=url, image="", spec_hash=spec_hash, phase_at=now,
+                    phase=Phase.READY, start_no=start_no, url=url, image=image, spec_hash=spec_hash, phase_at=now,
                     started_at=now, ready_at=now, failure_code="", failure_sentence="", failure_action="",
-                    failure_evidence=""))
+                    failure_evidence="", user_options={"image": image} if image else {}))
     events.append(t, "server.adopted", server_id=server_id, start_no=start_no)
 
 

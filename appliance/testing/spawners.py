@@ -115,6 +115,10 @@ class FakeSpawner(Spawner):
     def image_choices(self) -> tuple[ImageChoice, ...]:
         return self.choices
 
+    @property
+    def _default_image(self) -> str:
+        return self.choices[0].image if self.choices else "fake:latest"
+
     async def missing_images(self, images: Iterable[str]) -> frozenset[str]:
         self._answer()
         return frozenset(images) - self.engine.images
@@ -151,7 +155,7 @@ class FakeSpawner(Spawner):
         url = await self._listen(spec.server_id) if self.listens else f"http://{spec.address or '127.0.0.1'}:{self.port}"
         self.engine.servers[spec.server_id] = ActualServer(
             spec.server_id, spec.start_no, spec.user_name, spec.server_name, spec.uid, ActualState.RUNNING, url,
-            spec.address, spec.image or "fake:latest", self.spec_hash(spec), datetime.now(UTC))
+            spec.address, spec.image or self._default_image, self.spec_hash(spec), datetime.now(UTC))
         self.engine.printed[spec.server_id] = "The fake server started.\n"
         self.engine.tell(spec.server_id)
         if self.engine.exits:

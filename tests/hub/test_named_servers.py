@@ -290,6 +290,18 @@ async def test_a_restart_goes_by_what_holds_now(choices: World) -> None:
         assert choices.engine.specs[server.id].image == ""
 
 
+async def test_what_runs_in_a_lost_database_s_servers_is_known_again(choices: World) -> None:
+    async with choices.hub() as hub:
+        first, second = await start(hub), await start(hub, "lab2", options={"image": "R"})
+    for server in (first, second):
+        await choices.db.transact(lambda t, server_id=server.id: servers.delete(t, server_id))
+    async with choices.hub() as hub:
+        await hub.eventually(lambda: hub.reconciler.ready)
+        again = await hub.until(second.id, Phase.READY)
+        assert (again.image, again.user_options) == ("r:1", {"image": "r:1"})
+        assert (await hub.until(first.id, Phase.READY)).image == ""
+
+
 # -- profiles -----------------------------------------------------------------------------------------------------------
 async def test_a_profile_is_for_its_groups_alone(choices: World) -> None:
     choices.traits["profile_list"] = PROFILES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 from sqlalchemy import inspect, text
@@ -132,6 +133,15 @@ def test_what_waits_on_the_way_down_is_there_again_on_the_way_up(full: Database)
         assert all_of(full, KEPT) == before
     tables = full.run(lambda t: inspect(t.connection()).get_table_names())
     assert "kept_0003" not in tables
+
+
+def test_the_image_that_was_chosen_before_is_the_last_choice_afterwards(full: Database) -> None:
+    full.downgrade("0002")
+    full.run(lambda t: t.execute(text("UPDATE servers SET image = 'r:1'")))
+    full.run(lambda t: t.execute(text("DELETE FROM kept_0003 WHERE name = 'servers'")))
+    migrate.upgrade(full.url, "0003")
+    said = full.run(lambda t: t.execute(text("SELECT user_options FROM servers")).scalar_one())
+    assert (json.loads(said) if isinstance(said, str) else said) == {"image": "r:1"}
 
 
 def test_a_narrowed_token_does_not_become_all_powerful_on_the_way_down(full: Database) -> None:
