@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from appliance.domain.scopes import Owner, Rights, identify
+from appliance.domain.scopes import Owner, identify
 from appliance.errors import NotFound
 from appliance.web import cookies
+from appliance.web.api import services
 from appliance.web.api.models import Shapes
 from appliance.web.api.operation import Call, Operation, Target, answer
 from appliance.web.api.schema import ref
@@ -18,11 +19,15 @@ async def of_token(call: Call) -> Response:
     if found is None:
         raise NotFound("There is no such token.")
     if found.user is None:
-        return answer({"kind": "service", "name": found.name, "admin": "admin" in found.roles})
+        service = call.hub.services.get(found.name)
+        if service is None:
+            raise NotFound("There is no such token.")
+        seen = call.requester.rights.with_more(identify(Owner(service=found.name)))
+        return answer(services.shape(call.hub, seen, service))
     person = await call.hub.directory.person(found.user.name)
     if person is None:
         raise NotFound("There is no such token.")
-    rights = Rights(call.requester.rights.expanded | identify(Owner(user=found.user.name)))
+    rights = call.requester.rights.with_more(identify(Owner(user=found.user.name)))
     return answer(Shapes(call.visit, rights).user(person))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from appliance.domain.person import Person
 from appliance.domain.scopes import Reach, Rights
 from appliance.domain.server import Phase, Server, Wanted
-from appliance.domain.user import ApiToken, Group
+from appliance.domain.user import ApiToken, Group, User
 from appliance.web.api.schema import ANY_OBJECT, FLAG, TEXT, TIME, Schema, array, nullable, obj, ref
 from appliance.web.servers import progress_url
 
@@ -26,6 +26,7 @@ USER_KEYS: Mapping[str, frozenset[str]] = {
     "read:roles:users": _BASE | {"roles", "admin"},
     "admin:auth_state": _BASE | {"auth_state"},
 }
+_ALL_OF_USER = len(frozenset[str]().union(*USER_KEYS.values()))
 GROUP_KEYS: Mapping[str, frozenset[str]] = {
     "read:groups": _BASE | {"properties", "users"},
     "read:groups:name": _BASE,
@@ -38,13 +39,13 @@ class Seen:
 
     def __init__(self, rights: Rights, keys: Mapping[str, frozenset[str]]) -> None:
         reaches = [(rights.reach(scope), parts) for scope, parts in keys.items()]
-        self._of_all = frozenset[str]().union(*(parts for reach, parts in reaches if reach.everything))
-        self._of_some = [(reach, parts) for reach, parts in reaches
-                         if reach and not reach.everything and not parts <= self._of_all]
+        self.of_all = frozenset[str]().union(*(parts for reach, parts in reaches if reach.everything))
+        self.by_filter = [(reach, parts) for reach, parts in reaches
+                         if reach and not reach.everything and not parts <= self.of_all]
 
     def of(self, covers: Callable[[Reach], bool]) -> frozenset[str]:
-        found = self._of_all
-        for reach, parts in self._of_some:
+        found = self.of_all
+        for reach, parts in self.by_filter:
             if covers(reach):
                 found |= parts
         return found
@@ -57,30 +58,41 @@ class Shapes:
         self._visit, self._roles = visit, visit.hub.permissions.roles
         self._public = visit.public_origin
         self._users, self._groups = Seen(rights, USER_KEYS), Seen(rights, GROUP_KEYS)
+        self._by_standing: dict[tuple[bool, tuple[str, ...]], tuple[str, ...]] = {}
         self._servers, self._state = rights.reach("read:servers"), rights.reach("admin:server_state")
 
     def user(self, person: Person, *, stopped: bool = False) -> dict[str, Any]:
         """Return {} for one who is not to be seen. stopped: also the servers that do not run."""
         user, groups = person.user, person.groups
-        seen = self._users.of(lambda reach: reach.user(user.name, groups))
+        seen = self._users.of(lambda reach: reach.user(user.name, groups)) if self._users.by_filter else self._users.of_all
         if not seen:
             return {}
-        default = next((server for server in person.servers if not server.name), None)
+        default = next((server for server in person.servers if not server.name), None) if person.servers else None
         model = {
             "kind": "user", "name": user.name, "admin": user.admin, "groups": groups,
-            "roles": self._roles.of_user(user.name, groups, admin=user.admin) if "roles" in seen else (),
+            "roles": self._roles_of(user, groups) if "roles" in seen else (),
             "server": self._visit.urls.server(user.name) if default and default.ready else None,
             "pending": pending(default) if default else None,
             "created": time(user.created_at), "last_activity": time(user.last_activity_at), "auth_state": None,
             "user_info": {"name": user.display_name, "display_name": user.display_name} if user.display_name else None,
         }
-        model = {key: value for key, value in model.items() if key in seen}
+        if len(seen) < _ALL_OF_USER:
+            model = {key: value for key, value in model.items() if key in seen}
         servers = {server.name: self.server(server, groups) for server in person.servers
                    if (stopped or server.phase not in Phase.down())
                    and self._servers.server(user.name, server.name, groups)} if person.servers else {}
         if servers or "servers" in seen:
             model["servers"] = servers
         return model
+
+    def _roles_of(self, user: User, groups: tuple[str, ...]) -> tuple[str, ...]:
+        """Of most users the roles follow from the flag and the groups alone, and of many these are the same."""
+        if user.name in self._roles.named:
+            return self._roles.of_user(user.name, groups, admin=user.admin)
+        found = self._by_standing.get((user.admin, groups))
+        if found is None:
+            found = self._by_standing[user.admin, groups] = self._roles.of_user("", groups, admin=user.admin)
+        return found
 
     def server(self, server: Server, owners_groups: tuple[str, ...] = ()) -> dict[str, Any]:
         url, progress = self._visit.urls.server(server.user_name, server.name), progress_url(self._visit, server)
@@ -128,7 +140,7 @@ def user_options(server: Server) -> dict[str, Any]:
 
 
 def time(at: datetime | None) -> str | None:
-    return at.isoformat().replace("+00:00", "Z") if at else None
+    return f"{at.isoformat()[:-6]}Z" if at else None       # every time of ours is in UTC
 
 
 # -- the same for the documentation ------------------------------------------------------------------------------------

@@ -167,7 +167,8 @@ def _entry(path: str, methods: Mapping[str, Operation]) -> Entry:
 
     handler.__name__ = f"api/{path}"
     # with checks of its own: they know what each operation needs
-    return Entry(f"hub/api/{path.lstrip('/')}" if path else "hub/api", handler, Access.ANYONE, (), checks_itself=True)
+    access = Access.UNKNOWN if all(operation.anyone for operation in methods.values()) else Access.ANYONE
+    return Entry(f"hub/api/{path.lstrip('/')}" if path else "hub/api", handler, access, (), checks_itself=True)
 
 
 async def operate(operation: Operation, visit: Visit) -> Response:

@@ -69,9 +69,9 @@ def list_schema(shape: Schema) -> Schema:
 
 
 def _number(call: Call, name: str, default: int) -> int:
-    text = call.query(name)
-    if not text:
+    if name not in call.visit.request.query_params:
         return default
+    text = call.query(name)
     if not (text.isascii() and text.isdecimal()) or len(text) > 9:
         raise BadInput(f"“{name}” has to be a whole number from 0 to {_MOST}.")
     return int(text)

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from appliance.domain.names import normalize_username
 from appliance.domain.person import Wanted
 from appliance.errors import BadInput, Exists, NotFound, Refused
+from appliance.web.api import services
 from appliance.web.api.models import Shapes
 from appliance.web.api.operation import Call, Operation, Query, Target, answer, done
 from appliance.web.api.paging import LIMIT, OFFSET, Page, list_schema, paged
@@ -28,9 +29,10 @@ async def whoami(call: Call) -> Response:
             raise NotFound("There is no such user.")
         model = Shapes(visit, requester.rights).user(person)
     else:
-        model = {"kind": "service", "name": requester.name, "admin": "admin" in requester.roles}
-        if requester.rights.reach("read:roles:services").service(requester.name):
-            model["roles"] = requester.roles
+        service = call.hub.services.get(requester.name)
+        if service is None:
+            raise NotFound("There is no such service any more.")
+        model = services.shape(call.hub, requester.rights, service)
     return answer(model | {
         "scopes": sorted(requester.rights.expanded), "session_id": requester.session_id or None,
         "token_id": f"a{requester.token_id}" if requester.token_id is not None else None})
@@ -40,7 +42,7 @@ async def list_users(call: Call) -> Response:
     page, reach = Page.of(call), call.reach("list:users")
     if not (reach.everything or reach.users or reach.groups):
         raise Refused("This token's list:users is for servers or services, and lists nobody.")
-    state, sort = call.query("state"), call.query("sort") or "id"
+    state, sort = call.query("state"), call.visit.request.query_params.get("sort", "id")
     if state and state not in STATES:
         raise BadInput(f"“state” has to be one of {', '.join(STATES)}.")
     if sort.removeprefix("-") not in SORTS:
@@ -127,7 +129,7 @@ OPERATIONS = (
               responses={200: ref("Identity")}),
     Operation("GET", "users", list_users, "List users", ("list:users",), "users", Target.SOME, query=(
         Query("state", "Only users with a server that is up (active), that is ready, or with none that is up (inactive).",
-              {"type": "string", "enum": list(STATES)}),
+              {"type": "string", "enum": [*STATES, ""]}),
         Query("name_filter", "Only users whose name holds this."),
         Query("sort", "By id, name or last_activity, with a “-” before it for the other way round.",
               {"type": "string", "enum": [sign + sort for sign in ("", "-") for sort in SORTS]}),

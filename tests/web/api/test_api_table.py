@@ -202,6 +202,7 @@ async def test_anybody_may_ask_for_the_version(path: str, house: House, stranger
     assert response.json() == {"version": "6.1.1"}
     assert response.headers["x-jupyterhub-version"] == "6.1.1"
     assert (await stranger("HEAD", path)).status_code == 200
+    assert (await Client(house.app, "no good")("GET", path)).status_code == 200
 
 
 async def test_methods_an_address_does_not_know(admin: Client, stranger: Client) -> None:
