@@ -37,6 +37,8 @@ RENAMED = {
     "JupyterHub.hub_connect_ip": "JupyterHub.hub_ip",
     "JupyterHub.hub_connect_url": "JupyterHub.hub_ip",
     "JupyterHub.init_spawners_timeout": "JupyterHub.concurrent_spawn_limit",
+    "JupyterHub.service_tokens": "JupyterHub.services",
+    "JupyterHub.api_tokens": "JupyterHub.services",
     "DockerSpawner.container_image": "DockerSpawner.image",
     "DockerSpawner.image_whitelist": "DockerSpawner.allowed_images",
 }

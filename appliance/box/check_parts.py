@@ -127,8 +127,12 @@ def check_hub(machine: Machine, plan: Plan) -> Iterator[Check]:
         return
     listed = said.get("problems")
     problems = [str(each) for each in listed] if isinstance(listed, list) else []
-    stopping = [code for code in problems if code != errors.CertificateTrouble.code]  # that one is the check “acme”'s
-    if not stopping:
+    # the first is the check “acme”'s, and without a service servers start as ever
+    stopping = [code for code in problems if code not in (errors.CertificateTrouble.code, errors.ServiceFailed.code)]
+    if errors.ServiceFailed.code in problems:
+        yield warn("hub", "A service that the Hub should run does not run.",
+                   f"Open /hub/services, which shows what it printed last, or look at: docker logs {name}")
+    elif not stopping:
         yield ok("hub", f"The Hub (version {said.get('version', 'unknown')}) answers and can start servers.")
     for code in stopping:
         sentence, action = remedies().get(code, (f"The Hub says “{code}”.", f"Look at: docker logs {name}"))

@@ -23,6 +23,7 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 FAILED_AFTER = 3           # ends in a row
 KEPT_LINES = 50
+LOG_PERIOD_S, LOG_LINES = 10.0, 500     # no more lines than that in the Hub's log
 LOOK_S = 30.0              # between two looks at one that answers
 LOOK_AGAIN_S = 0.1         # at one that does not, at first
 LOOK_RARELY_S = 5.0        # and once it is late
@@ -39,6 +40,7 @@ class ServiceKeeper:
         watched = service.managed or service.has_address
         self.state = ServiceState(ServicePhase.STARTING if watched else ServicePhase.CLIENT, _now(), url=service.url)
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._counted_from, self._logged, self._left_out = 0.0, 0, 0
         self._news = anyio.Event()      # set when the state changes
         self.tried = anyio.Event()      # set once it was started, or could not be
 
@@ -48,7 +50,7 @@ class ServiceKeeper:
         return self.service.url or self.state.url
 
     def snapshot(self) -> ServiceState:
-        return replace(self.state, lines=tuple(self._lines))
+        return replace(self.state, lines=tuple(map(redact, self._lines)))
 
     # -- one that the Hub runs -----------------------------------------------------------------------------------------
     async def keep(
@@ -98,8 +100,20 @@ class ServiceKeeper:
     def _line(self, text: str) -> None:
         if self._secret:
             text = text.replace(self._secret, "[redacted]")
-        self._lines.append(redact(text))
-        log.info("%s: %s", self.service.name, text)
+        self._lines.append(text)
+        if self._fits():
+            log.info("%s: %s", self.service.name, text)
+
+    def _fits(self) -> bool:
+        """Say whether the log takes one more line: a service that prints without end fills it up no more than a busy one."""
+        now = anyio.current_time()
+        if now - self._counted_from >= LOG_PERIOD_S:
+            if self._left_out:
+                log.warning("%s: %d more lines were left out.", self.service.name, self._left_out)
+            self._counted_from, self._logged, self._left_out = now, 0, 0
+        self._logged += 1
+        self._left_out += self._logged > LOG_LINES
+        return self._logged <= LOG_LINES
 
     # -- does it answer? -----------------------------------------------------------------------------------------------
     async def watch(self) -> None:

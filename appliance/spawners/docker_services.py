@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from appliance.spawners.docker import DockerSpawner
 
 _LONGEST_LINE = 4096
+_MOST_BYTES_PER_S = 500_000
 
 
 class DockerServices:
@@ -200,6 +202,7 @@ class _Follower:
             for each in whole:
                 self._tell(self._line, each[:_LONGEST_LINE].decode(errors="replace").rstrip("\r"))
             rest = rest[:_LONGEST_LINE]
+            time.sleep(len(chunk) / _MOST_BYTES_PER_S)     # one that prints without end does not keep the Hub busy
         if rest:
             self._tell(self._line, rest.decode(errors="replace"))
 

@@ -23,6 +23,7 @@ from appliance.spawners import local_shim
 
 STOP_TIMEOUT_S = 5.0
 LONGEST_LINE = 4096
+CHUNK, MOST_BYTES_PER_S = 8192, 500_000
 # as JupyterHub has it: what tells programs apart and where they are, and nothing that may be secret
 _KEPT = ("PATH", "PYTHONPATH", "CONDA_ROOT", "CONDA_DEFAULT_ENV", "VIRTUAL_ENV", "LANG", "LC_ALL", "TZ")
 
@@ -91,13 +92,16 @@ async def _lines(stream: ByteReceiveStream) -> AsyncIterator[str]:
     rest = b""
     with suppress(anyio.EndOfStream, anyio.BrokenResourceError):
         while True:
-            *whole, rest = (rest + await stream.receive()).split(b"\n")
+            chunk = await stream.receive(CHUNK)
+            *whole, rest = (rest + chunk).split(b"\n")
             for piece in (piece for each in whole for piece in _pieces(each)):
                 yield piece
             if len(rest) > LONGEST_LINE:
                 *whole, rest = (rest[at:at + LONGEST_LINE] for at in range(0, len(rest), LONGEST_LINE))
                 for each in whole:
                     yield _text(each)
+            if len(chunk) == CHUNK:     # one that prints without end waits for the Hub, and not the Hub for it
+                await anyio.sleep(CHUNK / MOST_BYTES_PER_S)
     if rest:
         yield _text(rest)
 

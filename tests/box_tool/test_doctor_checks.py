@@ -389,6 +389,12 @@ def test_a_certificate_trouble_keeps_no_server_from_starting(box: FakeBox) -> No
     assert look(box)["hub"].status == "ok"
 
 
+def test_a_service_that_failed_is_a_warning(box: FakeBox) -> None:
+    box.pages[HEALTH] = (200, '{"status": "ok", "version": "1", "problems": ["service-failed"]}')
+    found = look(box)["hub"]
+    assert (found.status, "/hub/services" in found.remedy) == ("warn", True)
+
+
 def test_secrets_that_others_may_read(box: FakeBox) -> None:
     file = box.write("/etc/appliance/secrets/postgres_password", "x")
     file.parent.chmod(0o700)

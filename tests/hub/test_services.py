@@ -188,6 +188,21 @@ async def test_what_it_prints_is_in_the_log_under_its_name(world: World, caplog:
     assert "culler: culled 3" in caplog.messages
 
 
+async def test_one_that_prints_without_end_does_not_fill_the_log(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(servicekeeper, "LOG_LINES", 20)
+    monkeypatch.setattr(servicekeeper, "LOG_PERIOD_S", 0.3)
+    book = Book(world, {"name": "loud", "command": python("while True: print('x')")})
+    async with book.running():
+        with anyio.fail_after(10):
+            while "more lines were left out" not in caplog.text:
+                await anyio.sleep(0.05)
+    # in so many periods
+    assert caplog.messages.count("loud: x") <= 20 * (1 + sum("left out" in message for message in caplog.messages))
+
+
 async def test_one_that_ends_is_started_again(world: World) -> None:
     book = Book(world, {"name": "culler", "command": python("import time; time.sleep(600)")})
     async with book.running():

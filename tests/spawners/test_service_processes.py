@@ -135,6 +135,27 @@ async def test_it_becomes_its_user_for_ever() -> None:
     assert lines[4].split()[1:] == [uid] * 4
 
 
+async def test_one_that_prints_without_end_leaves_the_hub_its_time() -> None:
+    count, waits = [0], list[float]()
+
+    async def started(start: ServiceStart) -> None:
+        pass
+
+    def line(text: str) -> None:
+        count[0] += 1
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ServiceProcesses().run, spec(*python("while True: print('x')")), started, line)
+        await until(lambda: count[0])
+        for _ in range(40):
+            began = anyio.current_time()
+            await anyio.sleep(0.01)
+            waits.append(anyio.current_time() - began)
+        tasks.cancel_scope.cancel()
+    assert count[0] < service_processes.MOST_BYTES_PER_S     # in a second or so, two bytes each
+    assert sorted(waits)[20] < 0.05
+
+
 FAMILY = """
     import os, signal, subprocess, sys, time
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
