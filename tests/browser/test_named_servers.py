@@ -8,6 +8,8 @@ import pytest
 from box import Box
 from playwright.sync_api import Page, expect
 
+from appliance.store import groups
+
 from .person import Person
 from .test_looks import SIZES, picture  # noqa: F401 (a fixture)
 
@@ -93,6 +95,20 @@ def test_two_servers_of_different_kinds_at_once_and_one_is_deleted(
     assert box_with_choices.home("ada").joinpath("lesson.ipynb").exists()
     ada.open("/user/ada/show-and-tell/second.html?deleted")     # a path like any other of the default server by now
     expect(ada.page.locator("body")).to_contain_text("404")
+
+
+def test_a_group_s_limit_reaches_the_container_and_the_page(box_with_choices: Box, person: Callable[..., Person]) -> None:
+    gus = person(box_with_choices, "gus")
+    user = box_with_choices.user("gus")
+    assert user is not None
+    box_with_choices.database(lambda t: groups.set_of_user(t, user.id, ["7b"]))
+    gus.sign_in("/hub/spawn")
+    choose(gus, "A plain page")
+    gus.is_at("/user/gus/")
+    (container,) = box_with_choices.containers("gus")
+    assert container.attrs["HostConfig"]["Memory"] == 768 << 20
+    gus.open("/hub/home")
+    gus.sees("of 768 MB")
 
 
 def test_all_of_it_works_without_javascript(box_with_choices: Box, person: Callable[..., Person]) -> None:
