@@ -8,15 +8,25 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from appliance.domain.scopes import CUSTOM, SCOPES, Scope, check
 from appliance.domain.server import Server
 from appliance.errors import BadScope
 
 ACCESS = "access:servers"
-# those that mean something where they reach one server and not its owner
-SHAREABLE = frozenset({ACCESS, "read:servers", "start:servers", "delete:servers", "servers", "admin:servers",
-                       "admin:server_state", "read:shares", "shares"})
+# those that mean something where they reach one server and not its owner; continues “you may …”
+SHAREABLE: Mapping[str, str] = MappingProxyType({
+    ACCESS: "use it: run programs in it, read its files and change them",
+    "read:servers": "see whether it runs and what was chosen for it",
+    "start:servers": "start and change it",
+    "delete:servers": "stop and delete it",
+    "servers": "start, change, stop and delete it",
+    "admin:servers": "start, change, stop and delete it, and read its inner state",
+    "admin:server_state": "read its inner state",
+    "read:shares": "see with whom it is shared",
+    "shares": "use it: run programs in it, read its files and change them; and share it with others",
+})
 CODE_EXPIRES_IN_S = 86_400
 CODE_EXPIRES_IN_LEAST_S, CODE_EXPIRES_IN_MOST_S = 60, 365 * 86_400
 

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 from starlette.responses import Response
 
-from appliance.domain.scopes import SCOPES
 from appliance.domain.server import Server
-from appliance.domain.share import ACCESS, ShareCode
+from appliance.domain.share import ACCESS, SHAREABLE, ShareCode
 from appliance.domain.user import User
 from appliance.errors import BadNext, NotYours
 from appliance.web.servers import prefix_of
 from appliance.web.views import Page, render
 from appliance.web.visit import Visit, redirect
 
-CANNOT_ENTER = ("This server is shared with you, but nobody opens another's server in a browser here: all servers have one "
-                "address, so the pages of this one could act in your name.")
-WHAT_ELSE = ("A script may use it with one of your API tokens. What whoever runs the box can change is in its documentation, "
-             "under “Sharing a server”.")
+_WHY = ("nobody opens another's server in a browser here: all servers have one address, so the pages of this one could act in "
+        "your name.")
+SCRIPTS_ONLY = f"You may use it by scripts, with one of your API tokens, but {_WHY}"
+CANNOT_ENTER = f"This server is shared with you, but {_WHY}"
+WHAT_ELSE = "What whoever runs the box can change about that is in its documentation, under “Sharing a server”."
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ async def accept_code(visit: Visit) -> Response:
 async def refuse_entry(visit: Visit, server: Server, user: User) -> NotYours:
     """Return what to tell somebody who came to another's server."""
     if await visit.hub.shares.opens(server, user):
-        return NotYours(CANNOT_ENTER, action=WHAT_ELSE)
+        return NotYours(CANNOT_ENTER, action=f"A script may use it with one of your API tokens. {WHAT_ELSE}")
     return NotYours()
 
 
@@ -66,8 +66,8 @@ async def _page(visit: Visit, user: User, code: ShareCode, said: str) -> Respons
     names = [scope.partition("!")[0] for scope in code.scopes]
     return render(visit, "accept-share.html", SharePage(
         owner=owner.shown_name if owner else server.user_name, server=server.display_name or server.name,
-        url=prefix_of(visit, server), may=[SCOPES[name].description if name in SCOPES else name for name in names],
-        accepted=held, ready=server.ready, cannot_enter=CANNOT_ENTER if ACCESS in names else "", what_else=WHAT_ELSE,
+        url=prefix_of(visit, server), may=[SHAREABLE.get(name, name) for name in names],
+        accepted=held, ready=server.ready, cannot_enter=SCRIPTS_ONLY if {ACCESS, "shares"} & set(names) else "", what_else=WHAT_ELSE,
         code=said, next=_next(visit, visit.request.query_params.get("next", ""))))
 
 

@@ -255,7 +255,7 @@ async def test_a_link_says_whose_and_what_and_a_click_accepts(school: School) ->
     code, bob = await school.code(), await school.room.person("bob")
     page = await bob.get(f"/hub/accept-share?code={code}")
     assert page.status_code == 200
-    for words in ("alice shares a server with you", "/user/alice/", "open servers", "nobody opens another", "Accept"):
+    for words in ("alice shares a server with you", "/user/alice/", "run programs in it", "nobody opens another", "Accept"):
         assert words in html.unescape(page.text), words
     assert await school.rights("bob") == set()
     answer = await _accept(bob, code)
