@@ -67,8 +67,8 @@ async def _page(visit: Visit, user: User, code: ShareCode, said: str) -> Respons
     return render(visit, "accept-share.html", SharePage(
         owner=owner.shown_name if owner else server.user_name, server=server.display_name or server.name,
         url=prefix_of(visit, server), may=[SHAREABLE.get(name, name) for name in names],
-        accepted=held, ready=server.ready, cannot_enter=SCRIPTS_ONLY if {ACCESS, "shares"} & set(names) else "", what_else=WHAT_ELSE,
-        code=said, next=_next(visit, visit.request.query_params.get("next", ""))))
+        accepted=held, ready=server.ready, cannot_enter=SCRIPTS_ONLY if {ACCESS, "shares"} & set(names) else "",
+        what_else=WHAT_ELSE, code=said, next=_next(visit, visit.request.query_params.get("next", ""))))
 
 
 def _next(visit: Visit, said: str) -> str:
