@@ -136,9 +136,12 @@ class Services:
         stay until they are found again."""
         async with self._changing:
             keepers = sorted(self._keepers.items())
-            await self._world.proxy.set_services(
-                [ServiceRoute(name, self._world.urls.service(name), keeper.url) for name, keeper in keepers if keeper.url],
-                [name for name, keeper in keepers if keeper.service.container and not keeper.tried.is_set()])
+            try:
+                await self._world.proxy.set_services(
+                    [ServiceRoute(name, self._world.urls.service(name), keeper.url) for name, keeper in keepers if keeper.url],
+                    [name for name, keeper in keepers if keeper.service.container and not keeper.tried.is_set()])
+            except ApplianceError as error:     # the proxy knows what is wanted, and goes on trying
+                log.error("The ways to services could not be written: %s %s", error.sentence, error.evidence)
 
     async def _clear(self, runner: ServiceRunner) -> None:
         """End the containers of services that are gone from the configuration, once the others have their addresses again."""

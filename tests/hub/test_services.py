@@ -22,7 +22,7 @@ from appliance.domain.route import ServiceRoute
 from appliance.domain.scopes import Owner, Rights, expand
 from appliance.domain.service import ServicePhase, ServiceState, parse_all
 from appliance.domain.urls import Urls
-from appliance.errors import BadInput, BadOption, BadScope, Exists, Misconfigured, NotFound, NotHere
+from appliance.errors import BadInput, BadOption, BadScope, DiskFull, Exists, Misconfigured, NotFound, NotHere
 from appliance.hub import servicekeeper
 from appliance.hub.permissions import Permissions
 from appliance.hub.services import Services
@@ -342,6 +342,17 @@ async def test_a_service_made_by_the_api_is_there_at_once_and_after_a_restart(wo
         assert services.get("made") == replace(made, api_token="")
         assert await later.permissions.by_token(TOKEN) is not None
     assert TOKEN not in (world.path / "appliance.sqlite").read_bytes().decode("latin-1")
+
+
+async def test_a_full_disk_ends_neither_the_hub_nor_a_service(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    async def full(*said: object) -> None:
+        raise DiskFull()
+
+    world.proxy.set_services = full  # type: ignore[method-assign]
+    async with Book(world).running() as services:
+        await services.add("made", {"url": "http://127.0.0.1:9999"}, ADMIN)
+        assert services.get("made") is not None
+    assert "The ways to services could not be written" in caplog.text
 
 
 async def test_a_service_taken_away_leaves_nothing(world: World) -> None:
