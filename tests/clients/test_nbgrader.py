@@ -5,6 +5,7 @@ The story is told in order, on one box."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -126,6 +127,10 @@ def test_an_admin_makes_the_groups_of_the_courses(school: School) -> None:
         if users:
             assert school.hub.post(f"groups/{group}/users", json={"users": users}).status_code == 200
     assert school.members("formgrade-math7") == ["grader-math7", "holt", "lee"]
+    grader = school.box.user("grader-math7")
+    assert grader is not None
+    (school.exchange / "math7").mkdir(mode=0o755)
+    os.chown(school.exchange / "math7", grader.uid, grader.uid)
     services = school.hub.get("services").json()
     assert {name: service["prefix"] for name, service in services.items()} == {
         "math7": "/services/math7/", "art7": "/services/art7/"}
@@ -217,6 +222,8 @@ def test_another_grader_collects_and_grades(school: School) -> None:
         math.ask("PUT", f"formgrader/api/comment/{comment['id']}", {"manual_comment": f"Well said, {name}."})
     math.do("assignment/ps1/generate_feedback")
     math.do("assignment/ps1/release_feedback")
+    modes = {path.name: f"{path.stat().st_mode & 0o7777:o}" for path in (school.exchange / "math7").iterdir()}
+    assert modes == {"outbound": "755", "inbound": "2733", "feedback": "711"}
     # the pages of the formgrader, for the other grader too
     for person in TEACHERS:
         page = school.people[person].get("/services/math7/formgrader/manage_submissions/ps1")
