@@ -5,6 +5,7 @@ Everything is decided here, whatever a form, a link or a program sent: what is n
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -249,6 +250,8 @@ def _first(*values: _Value | None) -> _Value | None:
 
 async def _ask(option: str, function: Callable[..., object], *arguments: object) -> object:
     """Return what an admin's function says; it may block, so it runs in a thread of its own."""
+    if inspect.iscoroutinefunction(function):
+        raise _wrong(option, "is an async function, and has to be a plain one")
     try:
         return await anyio.to_thread.run_sync(lambda: function(*arguments))
     except ApplianceError:

@@ -66,8 +66,8 @@ async def start(visit: Visit, server: Server, target: str) -> Response | None:
             if sent is not None:
                 return redirect(_here(visit, server, target), 303)
             return await _show(visit, server, offer, own, target)
-        await visit.hub.servers.start(
-            user, server.name, options=options, display_name=visit.request.query_params.get("display_name"), actor=user.name)
+        title = visit.request.query_params.get("display_name") if made is None else None
+        await visit.hub.servers.start(user, server.name, options=options, display_name=title, actor=user.name)
     except (BadOption, ImageNotAllowed, ImageMissing) as error:
         if not asks:
             raise

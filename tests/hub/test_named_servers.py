@@ -370,7 +370,11 @@ async def test_options_become_limits_by_a_function_of_the_configuration(choices:
         assert second.mem_limit_bytes is None
 
 
-@pytest.mark.parametrize("broken", [lambda person, options: options["no"], lambda person, options: {"privileged": True},
+async def in_its_own_time(person: Person, options: dict[str, object]) -> None:
+    return None
+
+
+@pytest.mark.parametrize("broken", [in_its_own_time, lambda person, options: options["no"], lambda person, options: {"privileged": True},
                                     lambda person, options: 5])
 async def test_a_broken_one_fails_the_start_and_says_where(choices: World, broken: Any) -> None:
     choices.traits["apply_user_options"] = broken
