@@ -237,6 +237,23 @@ def test_what_is_no_such_file_is_refused(what: str, tmp_path: Path, old: Path, r
     assert len(said.strip().splitlines()) == 1
 
 
+def test_what_stays_behind_is_said(old: Path, run: Callable[..., tuple[int, str]]) -> None:
+    with sqlite3.connect(old) as file:
+        file.execute("CREATE TABLE users_info (id INTEGER PRIMARY KEY, username, password)")
+        file.execute("INSERT INTO users_info VALUES (1, 'ada', x'2432622431322478')")
+        file.execute("INSERT INTO share_codes VALUES (1)")
+        file.executemany("INSERT INTO roles VALUES (?, ?)", [(1, "user"), (2, "teacher"), (3, "unused")])
+        file.executemany("INSERT INTO user_role_map VALUES (?, ?)", [(1, 1), (2, 2)])
+        file.executemany("INSERT INTO services VALUES (?, ?, ?)", [(1, "culler", 1), (2, "board", 0)])
+    _, said = run(old, "--dry-run")
+    for words in ("1 password of NativeAuthenticator: they are hashes of another kind", "1 API token of services, or chosen by",
+                  "1 share code: whoever shares makes a new link.", "The role teacher (user bob): write it into",
+                  "The role unused (nobody has it)", "Services made through the REST API (board)"):
+        assert words in said, words
+    assert "The role user " not in said
+    assert "culler" not in said
+
+
 def test_json_for_programs(old: Path, run: Callable[..., tuple[int, str]]) -> None:
     status, said = run(old, "--dry-run", "--json")
     told = json.loads(said)
