@@ -18,7 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from appliance.store import groups, tokens, users
+from appliance.store import groups, users
 from appliance.store.database import Database, Transaction
 
 pytestmark = pytest.mark.clients
@@ -61,7 +61,9 @@ c.JupyterHub.ip, c.JupyterHub.port, c.JupyterHub.hub_port = "127.0.0.1", {other}
 c.JupyterHub.state_dir, c.JupyterHub.run_dir, c.JupyterHub.homes_dir = "{folder}/state", "{folder}/run", "{folder}/homes"
 c.JupyterHub.db_url, c.JupyterHub.cookie_secret_file = "{folder}/db.sqlite", "{folder}/secret"
 c.JupyterHub.allow_named_servers = True
+c.JupyterHub.services = [{{"name": "tester", "api_token": "{token}", "admin": True}}]
 """
+TOKEN = "a-service-s-token-can-be-revoked-by-nobody"
 PEOPLE = ["alice", "bob", "carl", "dora", "josé", "emil@school"]
 
 
@@ -92,7 +94,8 @@ def free_ports() -> tuple[int, int]:
 def hub(tmp_path: Path) -> Iterator[RunningHub]:
     port, other = free_ports()
     (tmp_path / "homes").mkdir()
-    (tmp_path / "jupyterhub_config.py").write_text(CONFIG.format(folder=tmp_path, port=port, other=other))
+    (tmp_path / "jupyterhub_config.py").write_text(CONFIG.format(
+        folder=tmp_path, port=port, other=other, token=TOKEN))
     with open(tmp_path / "hub.log", "wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "appliance.cli"], cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=log,
                                    stderr=log, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
@@ -103,21 +106,19 @@ def hub(tmp_path: Path) -> Iterator[RunningHub]:
             assert time.monotonic() < until, (tmp_path / "hub.log").read_text()
             time.sleep(0.1)
         db = Database(f"{tmp_path}/db.sqlite")
-        secret = db.run(people)
+        db.run(people)
         db.close()
-        yield RunningHub(tmp_path, f"http://127.0.0.1:{port}", secret, process)
+        yield RunningHub(tmp_path, f"http://127.0.0.1:{port}", TOKEN, process)
     finally:
         process.terminate()
         assert process.wait(30) == 0
 
 
-def people(t: Transaction) -> str:
-    """Make them, and return an admin's token."""
+def people(t: Transaction) -> None:
     for name in PEOPLE:
         groups.set_of_user(t, users.add(t, name).id, ["7a"])
     groups.add(t, "7b", [], actor="test")
-    admin = users.add(t, "teacher", admin=True)
-    return tokens.add(t, user_id=admin.id, scopes=["inherit"], note="", expires_in_s=None, actor="test")[0]
+    users.add(t, "teacher", admin=True)
 
 
 def test_the_hub_answers_as_its_document_says(hub: RunningHub) -> None:
@@ -142,4 +143,4 @@ def test_shutdown_ends_the_program(hub: RunningHub) -> None:
     response = hub.ask("POST", "shutdown", json={"servers": True, "proxy": True})
     assert (response.status_code, set(response.json())) == (202, {"message"})
     assert hub.process.wait(60) == 0
-    assert "teacher shuts the Hub down, with servers, with the proxy." in hub.log
+    assert "tester shuts the Hub down, with servers, with the proxy." in hub.log

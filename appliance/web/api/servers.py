@@ -79,7 +79,9 @@ async def progress(call: Call) -> Response:
     server = call.server if call.server_name else await call.hub.servers.view(call.owner.user.name)
     if server is None:
         raise NotFound("There is no such server.")
-    return ProgressStream(call.hub, server)
+    stream = ProgressStream(call.hub, server)
+    head = call.visit.request.method == "HEAD"
+    return Response(headers={"Content-Type": stream.headers["content-type"]}) if head else stream
 
 
 def _there(call: Call) -> Server:

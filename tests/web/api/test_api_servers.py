@@ -146,6 +146,7 @@ async def test_names_no_server_can_have(name: str, house: House, alice: Client) 
 # -- progress ----------------------------------------------------------------------------------------------------------
 async def test_progress(house: House, alice: Client) -> None:
     await alice.post(MINE, status=202)
+    assert (await alice("HEAD", f"{MINE}/progress")).headers["content-type"] == "text/event-stream"
     response = await alice("GET", f"{MINE}/progress")
     assert response.headers["content-type"] == "text/event-stream"
     told = [json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line]

@@ -274,7 +274,7 @@ async def test_a_thousand_at_once(house: House, admin: Client) -> None:
         tasks.cancel_scope.cancel()
     assert [user["name"] for user in added] == many
     assert len(meanwhile) >= 3, took
-    assert max(meanwhile) < took / 2 + 0.05, (took, max(meanwhile))
+    assert sorted(meanwhile)[len(meanwhile) // 2] < 0.1, (took, meanwhile)
     uids = {user.uid for user in await house.db.read(users.list_all)}
     assert len(uids) == 1001
     told = await house.db.read(lambda t: t.scalars(select(EventRow.user_name).where(EventRow.kind == "user.added")).all())
