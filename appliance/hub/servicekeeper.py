@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import anyio
 
 from appliance.domain.service import ServiceDefinition, ServicePhase, ServiceState
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, EngineDown
 from appliance.hub.probe import Probe
 from appliance.log import redact
 from appliance.ports import ServiceRunner, ServiceSpec, ServiceStart
@@ -42,7 +42,7 @@ class ServiceKeeper:
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._counted_from, self._logged, self._left_out = 0.0, 0, 0
         self._news = anyio.Event()      # set when the state changes
-        self.tried = anyio.Event()      # set once it was started, or could not be
+        self.tried = anyio.Event()      # set once it was started, or could not be for a reason of its own
 
     @property
     def url(self) -> str:
@@ -66,7 +66,13 @@ class ServiceKeeper:
                 continue
             self._enter(ServicePhase.STARTING, restarts=self.state.restarts)
             began_at = anyio.current_time()
-            why = await self._live(runner, spec)
+            try:
+                why = await self._live(runner, spec)
+            except EngineDown as error:     # its container may well go on, so the way to it stays
+                log.warning("Nothing is heard of the service %s: %s", self.service.name, error)
+                self._enter(ServicePhase.WAITING, said=error.sentence)
+                await anyio.sleep(FIRST_PAUSE_S)
+                continue
             ends = 1 if anyio.current_time() - began_at >= STABLE_S else ends + 1
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(ends - 1, 10))
             phase = ServicePhase.FAILED if ends >= FAILED_AFTER else ServicePhase.RESTARTING
@@ -77,9 +83,11 @@ class ServiceKeeper:
             await anyio.sleep(pause_s)
 
     async def _live(self, runner: ServiceRunner, spec: Callable[[], Awaitable[ServiceSpec]]) -> str:
-        """Run it once and return why it does not run any more."""
+        """Run it once and return why it does not run any more. Raises EngineDown."""
         try:
             return f"It ended {await runner.run(await spec(), self._started, self._line)}."
+        except EngineDown:
+            raise
         except ApplianceError as error:
             return f"{error.sentence} {error.action}"
         except Exception:

@@ -22,7 +22,7 @@ from appliance.domain.route import ServiceRoute
 from appliance.domain.scopes import Owner, Rights, expand
 from appliance.domain.service import ServicePhase, ServiceState, parse_all
 from appliance.domain.urls import Urls
-from appliance.errors import BadInput, BadOption, BadScope, DiskFull, Exists, Misconfigured, NotFound, NotHere
+from appliance.errors import BadInput, BadOption, BadScope, DiskFull, EngineDown, Exists, Misconfigured, NotFound, NotHere
 from appliance.hub import servicekeeper
 from appliance.hub.permissions import Permissions
 from appliance.hub.services import Services
@@ -264,6 +264,7 @@ class FakeContainers:
         self.specs: list[ServiceSpec] = []
         self.kept: list[list[str]] = []
         self.end = anyio.Event()
+        self.away = False
 
     async def clear(self, keep: Collection[str]) -> None:
         self.kept.append(sorted(keep))
@@ -276,10 +277,14 @@ class FakeContainers:
 
     async def run(self, spec: ServiceSpec, started: Callable[[ServiceStart], Awaitable[None]],
                   line: Callable[[str], None]) -> str:
+        if self.away:
+            raise EngineDown()
         self.specs.append(spec)
         await started(ServiceStart(url=f"http://10.9.9.{len(self.specs)}:8888"))
         await self.end.wait()
         self.end = anyio.Event()
+        if self.away:
+            raise EngineDown()
         return "with status 1"
 
 
@@ -319,6 +324,22 @@ async def test_a_container_waits_for_the_engine_and_gets_its_way_and_a_home(worl
         containers.end.set()
         await book.routes(course101="http://10.9.9.2:8888")     # there was none in between
     assert await world.db.read(lambda t: users.get_password(t, "grader")) is None
+
+
+async def test_while_the_engine_is_away_the_way_to_a_container_stays(world: World) -> None:
+    spawner = ContainerSpawner(world.engine)
+    spawner.containers = containers = FakeContainers()
+    book = Book(world, COURSE, spawner=spawner)
+    async with book.running() as services:
+        await book.routes(course101="http://10.9.9.1:8888")
+        containers.away = True
+        containers.end.set()
+        state = await book.until("course101", lambda state: state.phase is ServicePhase.WAITING)
+        assert (state.said, state.restarts) == (EngineDown.sentence, 0)
+        assert set(world.proxy.services) == {"course101"}
+        assert services.concerns() == []
+        containers.away = False
+        await book.routes(course101=f"http://10.9.9.{len(containers.specs) + 1}:8888")
 
 
 async def test_a_container_needs_docker(world: World) -> None:
