@@ -45,11 +45,11 @@ async def mint(call: Call) -> Response:
     raise NotFound("Tokens are made at /hub/api/users/NAME/tokens.")
 
 
-_TAG, _MODEL = "authorizations", ref("User")
+_TAG = "authorizations"
 OPERATIONS = (
     Operation("POST", "authorizations/token", mint, "Gone", tag=_TAG, anyone=True, deprecated=True),
     Operation("GET", "authorizations/token/{token}", of_token, "Whose token it is", tag=_TAG, target=Target.SOME,
-              deprecated=True, responses={200: _MODEL}),
+              deprecated=True, responses={200: {"anyOf": [ref("User"), ref("Service")]}}),
     Operation("GET", "authorizations/cookie/{cookie}/{value}", of_cookie, "Whose cookie it is", tag=_TAG, target=Target.SOME,
-              deprecated=True, responses={200: _MODEL}),
+              deprecated=True, responses={200: ref("User")}),
 )

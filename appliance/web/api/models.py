@@ -171,9 +171,7 @@ SCHEMAS: dict[str, Schema] = {
     }, required=("kind", "name", "admin"), description="The parts that the scopes of the token let one see."),
     "Token": obj(_TOKEN, required=("kind", "id", "scopes", "created", "last_activity", "expires_at", "note")),
     "NewToken": obj({**_TOKEN, "token": TEXT}, required=("kind", "id", "token", "scopes")),
-    "Identity": obj({
-        **_USER, "scopes": _NAMES, "session_id": _TEXT, "token_id": _TEXT,
-        "url": TEXT, "prefix": TEXT, "command": _NAMES, "pid": {"type": "integer"}, "info": ANY_OBJECT, "display": FLAG,
-    }, required=("kind", "name", "scopes", "session_id", "token_id"), description="Who the token belongs to."),
-    "NewUser": obj({"admin": FLAG, "groups": array(TEXT, maxItems=1000), "roles": _NAMES, "name": TEXT}),
+    "Identity": obj({**_USER, "scopes": _NAMES, "session_id": _TEXT, "token_id": _TEXT}, more=True,
+                    required=("kind", "name", "scopes", "session_id", "token_id"),
+                    description="Whose token it is: the parts of a user, or of a service."),
 }

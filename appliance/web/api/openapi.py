@@ -167,7 +167,7 @@ class Documentation:
     async def show(self, visit: Visit) -> Response:
         sections: dict[str, list[Line]] = {}
         for operation in self._operations:
-            if operation.path:
+            if operation.path != "/":
                 sections.setdefault(operation.tag, []).append(_line(operation))
         return render(visit, "api.html", ApiPage(
             {tag: tuple(lines) for tag, lines in sections.items()},
@@ -178,7 +178,7 @@ class Documentation:
 def _line(operation: Operation) -> Line:
     body = operation.body or {}
     statuses = [str(status) for status in operation.responses if status < 400]
-    return Line(operation.method, f"/hub/api/{operation.path.lstrip('/')}", operation.summary, operation.scopes,
+    return Line(operation.method, f"/hub/api/{operation.path}".rstrip("/"), operation.summary, operation.scopes,
                 operation.anyone, tuple(body.get("properties", {})),
                 tuple((query.name, query.description) for query in operation.query), ", ".join(statuses),
                 operation.deprecated)
