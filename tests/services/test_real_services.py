@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from box import Box, free_port, wait_for
+from websockets.sync.client import connect
 
 from appliance.spawners.docker_container import SERVICE
 
@@ -34,6 +35,17 @@ request = urllib.request.Request(os.environ["JUPYTERHUB_API_URL"] + "/users", he
 with urllib.request.urlopen(request) as answer:
     print("users", [user["name"] for user in json.load(answer)], flush=True)
 time.sleep(600)
+"""
+ECHO = """
+import asyncio, os, urllib.parse, websockets
+async def echo(ws):
+    async for said in ws:
+        await ws.send(ws.request.path + " " + said)
+async def main():
+    url = urllib.parse.urlsplit(os.environ["JUPYTERHUB_SERVICE_URL"])
+    async with websockets.serve(echo, url.hostname, url.port):
+        await asyncio.Future()
+asyncio.run(main())
 """
 IN_CONTAINER = """
 import http.server, json, os, urllib.request
@@ -60,6 +72,7 @@ def config(board_port: int) -> str:
         {"name": "sleeper", "command": [*python, SLEEPER]},
         {"name": "asker", "command": [*python, ASKER]},
         {"name": "broken", "command": [*python, "import sys; print('no such lesson'); sys.exit(3)"]},
+        {"name": "echo", "url": f"http://127.0.0.1:{free_port()}", "command": [*python, ECHO]},
         {"name": "gone", "url": "http://127.0.0.1:1"},
         {"name": "course", "user": "grader-course", "command": [sys_python, "-u", "-c", IN_CONTAINER],
          "container": {"image": "appliance/base:latest", "mem_limit": "128M"}},
@@ -156,6 +169,13 @@ def test_one_that_crashes_is_said_to_and_tried_again(box: Box, admin_token: str)
     assert "no such lesson" in page
     metrics = httpx.get(f"{box.url}/hub/metrics", headers={"Authorization": f"token {admin_token}"}).text
     assert 'appliance_services{phase="failed"} 1.0' in metrics
+
+
+def test_a_websocket_passes(box: Box, admin_token: str) -> None:
+    until_state(box, admin_token, "echo", "running")
+    with connect(f"{box.url.replace('http', 'ws')}/services/echo/x?y=1") as websocket:
+        websocket.send("hello")
+        assert websocket.recv(timeout=10) == "/services/echo/x?y=1 hello"
 
 
 def test_where_a_service_is_away_the_hub_says_so(box: Box) -> None:
