@@ -6,11 +6,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import delete, func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session as Transaction
 
 from appliance.domain.user import Group
 from appliance.errors import BadInput, Exists, NotFound
 from appliance.store import events
+from appliance.store.database import among
 from appliance.store.rows import GroupRow, ShareRow, UserGroupRow, UserRow
 
 _T = TypeVar("_T")
@@ -31,11 +33,15 @@ def list_all(t: Transaction) -> list[Group]:
 def of_users(t: Transaction, user_ids: Collection[int] | None = None) -> dict[int, tuple[str, ...]]:
     """Return the names of groups by user, for these users or for all; a user without any is left out."""
     query = select(UserGroupRow.user_id, GroupRow.name).join(GroupRow, GroupRow.id == UserGroupRow.group_id)
-    if user_ids is not None:
-        query = query.where(UserGroupRow.user_id.in_(user_ids))
+    if user_ids:
+        query = query.where(among(UserGroupRow.__table__.c.user_id, user_ids))
+    elif user_ids is not None:
+        return {}
+    wanted = None if user_ids is None else set(user_ids)
     found: dict[int, list[str]] = {}
     for user_id, name in t.execute(query.order_by(GroupRow.name)):
-        found.setdefault(user_id, []).append(name)
+        if wanted is None or user_id in wanted:
+            found.setdefault(user_id, []).append(name)
     return {user_id: tuple(names) for user_id, names in found.items()}
 
 
@@ -110,7 +116,10 @@ def add(t: Transaction, name: str, members: Iterable[str] = (), *, actor: str) -
         raise Exists(f"There is already a group {name}.")
     row = GroupRow(name=name, properties={})
     t.add(row)
-    t.flush()
+    try:
+        t.flush()
+    except IntegrityError as error:  # two at once on PostgreSQL
+        raise Exists(f"There is already a group {name}.") from error
     events.append(t, "group.added", actor=actor, data={"group": name})
     return change_members(t, row.id, add=members, actor=actor)
 
