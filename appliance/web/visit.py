@@ -167,7 +167,13 @@ class Visit:
         return f"{self.urls.hub}{path}" + (f"?{urlencode(query, safe='/')}" if query else "")
 
     def xsrf(self) -> str:
-        """Return the token for a form on the page, and see that the browser has the cookie that goes with it."""
+        """Return the token for a form on the page, and see that the browser has the cookie that goes with it.
+
+        None for a script, which could be one of a server's page: that shares the Hub's origin, so it may read what is
+        fetched, but not a window of the Hub's.
+        """
+        if self.request.headers.get("sec-fetch-mode", "navigate") != "navigate":
+            return ""
         if not self._xsrf:
             key, session_id = self.hub.key("xsrf"), self.session.id if self.session else ""
             for cookie in self.cookies.get(security.XSRF_COOKIE, []):

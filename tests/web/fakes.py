@@ -18,9 +18,10 @@ from appliance.domain.scopes import Owner, Rights, expand, identify
 from appliance.domain.server import Failure, Phase, Server, Wanted
 from appliance.domain.service import ServiceDefinition, ServicePhase, ServiceState, parse
 from appliance.domain.urls import Urls
-from appliance.domain.user import Session, User
+from appliance.domain.user import ApiToken, Session, User
 from appliance.errors import ApplianceError, BadInput, LoginRefused, LoginThrottled, NotYours, Unavailable
 from appliance.hub.metrics import Metrics, MetricsAccess, State
+from appliance.hub.oauth import Answer
 from appliance.hub.offers import Offers, Standing
 from appliance.ports import LoginRequest, Usage
 from appliance.testing import FakeSpawner
@@ -340,6 +341,28 @@ class FakeServices:
         return [service for service in self.all() if service.display and service.has_address and reach.service(service.name)]
 
 
+class FakeTokens:
+    """Nobody has one; tests/web/real_hub.py has the real ones."""
+
+    longest_s = 0
+
+    async def list(self, owner: User) -> list[ApiToken]:
+        return []
+
+    async def create(self, owner: User, **asked: object) -> tuple[str, None]:
+        return "0" * 64, None
+
+
+class FakeOAuth:
+    """Knows no client; tests/web/real_hub.py has the real one."""
+
+    async def ask(self, params: object, requester: object) -> None:
+        raise BadInput("Nobody by this name asks for a sign-in here.")
+
+    async def exchange(self, form: object, authorization: str) -> Answer:
+        return Answer(401, '{"error": "invalid_client"}')
+
+
 class FakeCensus:
     def __init__(self) -> None:
         self.state = State()
@@ -365,7 +388,7 @@ class FakeHub:
         self.accounts, self.sessions = FakeAccounts(self), FakeSessions(self)
         self.servers, self.events = FakeServers(self), FakeEvents()
         self.permissions, self.directory = FakePermissions(self), FakeDirectory(self)
-        self.services = FakeServices(self.urls)
+        self.services, self.oauth, self.tokens = FakeServices(self.urls), FakeOAuth(), FakeTokens()
         self.metrics, self.census, self.metrics_access = Metrics(self.version), FakeCensus(), MetricsAccess()
         self.shares = FakeShares()
         self.trouble: list[ApplianceError] = []

@@ -178,6 +178,20 @@ async def test_only_the_page_itself_changes_anything(room: Classroom) -> None:
     assert response.is_redirect
 
 
+@pytest.mark.parametrize("mode", ["cors", "same-origin", "no-cors", "websocket", ""])
+async def test_a_script_of_a_server_s_page_gets_no_form_that_works(room: Classroom, mode: str) -> None:
+    """With one origin for everybody, a notebook's page may fetch the Hub's; it gets them without what makes a form count."""
+    alice = await room.person("alice")
+    right = alice.client.cookies["_xsrf"]
+    for path in ("/hub/token", "/hub/home", Client(client_id="service-grader").url(redirect_uri="")):
+        fetched = await alice.get(path, {"Accept": "*/*", "Sec-Fetch-Mode": mode, "Sec-Fetch-Site": "same-origin"})
+        assert fetched.status_code == 200
+        assert right not in fetched.text
+        assert "_xsrf=" not in fetched.headers.get("set-cookie", "")
+        assert not re.findall(r'name="_xsrf" value="[^"]', fetched.text)
+    assert right in (await alice.get("/hub/token")).text
+
+
 async def test_expired_tokens_are_not_listed(room: Classroom) -> None:
     alice = await room.person("alice")
     await make(alice, note="old one")
