@@ -374,8 +374,9 @@ async def in_its_own_time(person: Person, options: dict[str, object]) -> None:
     return None
 
 
-@pytest.mark.parametrize("broken", [in_its_own_time, lambda person, options: options["no"], lambda person, options: {"privileged": True},
-                                    lambda person, options: 5])
+@pytest.mark.parametrize("broken", [
+    in_its_own_time, lambda person, options: options["no"], lambda person, options: {"privileged": True},
+    lambda person, options: 5])
 async def test_a_broken_one_fails_the_start_and_says_where(choices: World, broken: Any) -> None:
     choices.traits["apply_user_options"] = broken
     async with choices.hub() as hub:
