@@ -8,12 +8,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio.to_thread
-from sqlalchemy import Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import ColumnElement, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -166,6 +166,12 @@ def beside(url: str, name: str) -> str:
     if name and parsed.get_backend_name() == "postgresql" and "://" not in name and "/" not in name:
         return parsed.set(database=name).render_as_string(hide_password=False)
     return normalize_url(name or url)
+
+
+def among(column: ColumnElement[int], ids: Collection[int]) -> ColumnElement[bool]:
+    """Return a condition that holds for these ids, and perhaps for a few between them: what so many parameters would cost."""
+    least, most = min(ids), max(ids)
+    return column.between(least, most) if most - least < 4 * len(ids) else column.in_(ids)
 
 
 def known_revisions() -> set[str]:
