@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from appliance.domain.server import Server
@@ -29,6 +28,6 @@ class Wanted:
     descending: bool = False
     offset: int = 0
     limit: int = 200
-    names: Collection[str] | None = None
-    of_groups: Collection[str] | None = None
+    names: frozenset[str] | None = None
+    of_groups: frozenset[str] | None = None
     stopped: bool = False

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 from appliance.domain.names import validate_groupname, validate_username
@@ -46,6 +47,11 @@ class Roles:
 
     by_name: Mapping[str, Role] = field(default_factory=lambda: dict(_DEFAULT))
     scopes: Mapping[str, Scope] = field(default_factory=lambda: SCOPES)
+
+    @cached_property
+    def named(self) -> frozenset[str]:
+        """The users whom some role names."""
+        return frozenset[str]().union(*(role.users for role in self.by_name.values()))
 
     def of_user(self, name: str, groups: Collection[str], *, admin: bool) -> tuple[str, ...]:
         """Return the names of a user's roles, those of the user's groups included."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import anyio.to_thread
@@ -35,14 +35,19 @@ class Directory:
     # -- users ---------------------------------------------------------------------------------------------------------
     async def person(self, name: str) -> Person | None:
         """Return the user of a validated name, with groups and all servers."""
-        return await self.db.read(lambda t: people.find(t, name))
+        return await self.db.recall(("person", name), lambda t: people.find(t, name),
+                                    lambda found: 60.0 if found is not None else 0.0)
 
     async def person_by_id(self, user_id: int) -> Person | None:
         return await self.db.read(lambda t: people.get(t, user_id))
 
-    async def users(self, wanted: Wanted) -> tuple[list[Person], int]:
+    async def users(self, wanted: Wanted) -> tuple[Sequence[Person], int]:
         """Return some users and how many there are in all."""
-        return await self.db.read(lambda t: people.page(t, wanted))
+        # of many pages the first question is the same: to count them all
+        total = await self.db.recall(("people", replace(wanted, offset=0, limit=0)), lambda t: people.count(t, wanted))
+        found = await self.db.recall(("page", wanted), lambda t: tuple(people.page(t, wanted)),
+                                     weight=lambda page: 1 + len(page))
+        return found, total
 
     async def add_users(self, names: Sequence[str], *, admin: bool, actor: str) -> list[Person]:
         """Add users and return those that were not there yet: all of them or, if one name cannot be, none.

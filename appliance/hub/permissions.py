@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import hmac
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,7 @@ class Permissions:
     roles: Roles
     token_key: bytes
     services: ServiceBook = field(default_factory=NoServices)
+    _of_services: dict[tuple[str, bool], Requester] = field(default_factory=dict, init=False, repr=False)
 
     # -- what somebody may ---------------------------------------------------------------------------------------------
     async def of_user(self, user: User) -> Rights:
@@ -83,14 +85,20 @@ class Permissions:
 
     # -- who it is -----------------------------------------------------------------------------------------------------
     async def by_session(self, session: Session) -> Requester:
-        return await self.db.read(lambda t: self._user(t, session.user, session_id=session.id))
+        return await self.db.recall(("requester", session), lambda t: self._user(t, session.user, session_id=session.id))
 
     async def by_token(self, token: str) -> Requester | None:
         """Return whose token this is, None if it is unknown, has expired or ended with what it belonged to."""
         if not 16 <= len(token) <= 500:
             return None
+        service = self.services.of_token(token)
+        if service is not None:
+            return self._service(service)
+        key = "token", hashlib.sha256(token.encode()).digest()
+        found, record = await self.db.recall(key, lambda t: self._by_token(t, token), _keep_s)
         now = datetime.now(UTC)
-        found, record = await self.db.read(lambda t: self._by_token(t, token))
+        if record is not None and record.expires_at is not None and record.expires_at <= now:
+            return None
         if record is not None and (record.last_used_at is None
                                    or (now - record.last_used_at).total_seconds() > TOUCH_EVERY_S):
             await self.db.transact(lambda t: tokens.touch(t, record.id))
@@ -119,9 +127,6 @@ class Permissions:
         if said is not None:
             server = servers.get(t, said[0])
             return (self._server(t, server, role=True) if server and server.start_no == said[1] else None), None
-        service = self.services.of_token(token)
-        if service is not None:
-            return self._service(service), None
         record = tokens.find(t, token)
         if record is not None:
             return self._of_record(t, record), record
@@ -158,10 +163,16 @@ class Permissions:
         return Requester(USER, user.name, rights, user, roles=roles, groups=own, session_id=session_id)
 
     def _service(self, name: str) -> Requester | None:
-        if self.services.is_admin(name) is None:
+        admin = self.services.is_admin(name)
+        if admin is None:
             return None
-        return Requester(SERVICE, name, self.of_service(name).with_more(identify(Owner(service=name))), service_name=name,
-                         roles=self.roles_of_service(name))
+        # a function of the configuration and the flag, so it is made once
+        found = self._of_services.get((name, admin))
+        if found is None:
+            rights = self.of_service(name).with_more(identify(Owner(service=name)))
+            found = Requester(SERVICE, name, rights, service_name=name, roles=self.roles_of_service(name))
+            self._of_services[name, admin] = found
+        return found
 
     def _of_user(self, t: Transaction, user: User) -> tuple[Rights, tuple[str, ...], tuple[str, ...]]:
         """Return a user's rights, roles and groups."""
@@ -175,6 +186,12 @@ class Permissions:
         known = [scope for scope in scopes if scope.partition("!")[0] in self.roles.scopes]
         rights = found.rights.narrowed(expand(known, owner, self.roles.scopes), _groups_of(t))
         return replace(found, rights=rights.with_more(identify(Owner(user=owner.user) if found.user else owner)))
+
+
+def _keep_s(found: tuple[Requester | None, ApiToken | None]) -> float:
+    """What depends on more than the database, or on a session's end, is looked up each time; so is what is nobody's."""
+    requester, _ = found
+    return 60.0 if requester is not None and requester.kind != SERVICE and not requester.session_id else 0.0
 
 
 def _shared(t: Transaction, user_id: int, roles: Roles) -> frozenset[str]:

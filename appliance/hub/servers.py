@@ -43,8 +43,8 @@ class Servers:
 
     async def of_user(self, user: User) -> list[Server]:
         """Return a user's servers, the default one first, also if it never ran (its id is "")."""
-        found = await self.of_users([user])
-        return found if found and not found[0].name else [_never_ran(user, ""), *found]
+        found = await self._db.recall(("servers", user.id), lambda t: tuple(store.of_users(t, [user.id])))
+        return list(found) if found and not found[0].name else [_never_ran(user, ""), *found]
 
     async def of_users(self, users: Sequence[User]) -> list[Server]:
         return await self._db.read(lambda t: store.of_users(t, [user.id for user in users]))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 from appliance.domain.user import Session, User
-from appliance.jwt import SessionTokens
+from appliance.jwt import Claims, SessionTokens
 from appliance.store import servers as server_store
 from appliance.store import sessions as store
 from appliance.store.database import Database
 from appliance.store.servers import new_id
 
 TOUCH_EVERY_S = 60
+MOST_VERIFIED = 2000
 
 
 class Sessions:
@@ -22,6 +24,7 @@ class Sessions:
                  after_end: Callable[[str], Awaitable[None]]) -> None:
         self._db, self._tokens, self._after_end = db, tokens, after_end
         self.cookie_max_age_s = cookie_max_age_s
+        self._verified: dict[bytes, Claims] = {}
 
     async def begin(self, user: User, *, origin: str, address: str, user_agent: str) -> tuple[Session, str]:
         """Return a new session and the JWT for its cookie."""
@@ -40,18 +43,33 @@ class Sessions:
         return living[0] if len({session.user.id for session in living}) == 1 else None
 
     async def _of(self, token: str) -> Session | None:
-        claims = self._tokens.read(token)
+        claims = self._claims(token)
         if claims is None:
             return None
-        session = await self._db.read(lambda t: store.find(t, claims.session_id))
-        if session is None or session.user.id != claims.user_id:
+        session = await self._db.recall(("session", claims.session_id), lambda t: store.find(t, claims.session_id))
+        now = datetime.now(UTC)
+        if session is None or session.user.id != claims.user_id or min(session.expires_at, claims.expires_at) <= now:
             return None
-        if (datetime.now(UTC) - session.last_seen_at).total_seconds() > TOUCH_EVERY_S:
+        if (now - session.last_seen_at).total_seconds() > TOUCH_EVERY_S:
             await self._db.transact(lambda t: store.touch(t, session.id))
         return session
 
+    def _claims(self, token: str) -> Claims | None:
+        """Verify a token; one that did holds as long as its session, whose end is looked at each time."""
+        digest = hashlib.sha256(token.encode()).digest()
+        if digest not in self._verified:
+            claims = self._tokens.read(token)
+            if claims is None:
+                return None
+            self._verified[digest] = claims
+            if len(self._verified) > MOST_VERIFIED:
+                del self._verified[next(iter(self._verified))]
+        return self._verified[digest]
+
     async def list(self, user: User) -> list[Session]:
-        return await self._db.read(lambda t: store.of_user(t, user.id))
+        found = await self._db.recall(("sessions", user.id), lambda t: tuple(store.of_user(t, user.id)))
+        now = datetime.now(UTC)
+        return [session for session in found if session.expires_at > now]
 
     async def sign_out(self, session: Session) -> None:
         """End a session in every tab and on the server's side."""

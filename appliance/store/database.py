@@ -8,9 +8,9 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio.to_thread
 from sqlalchemy import ColumnElement, Engine, create_engine, event, inspect, make_url, text
@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 from sqlalchemy.orm import Session
 
 from appliance.errors import DatabaseDown, DiskFull, Misconfigured
+from appliance.store.recall import Recall
 
 Transaction = Session
 T = TypeVar("T")
@@ -34,6 +35,8 @@ class Database:
         self.url = normalize_url(url)
         self.engine = _make_engine(self.url)
         self._limiter = anyio.CapacityLimiter(8)
+        parsed = make_url(self.url)
+        self._recall = Recall(parsed.database or "" if parsed.get_backend_name() == "sqlite" else "")
 
     async def transact(self, work: Callable[[Session], T]) -> T:
         """Run `work` in one writing transaction in a thread. Raises what `work` raises, DatabaseDown, DiskFull."""
@@ -43,18 +46,38 @@ class Database:
         """Run `work` in one transaction that does not write."""
         return await anyio.to_thread.run_sync(functools.partial(self.run, work, write=False), limiter=self._limiter)
 
+    async def recall(self, key: Hashable, work: Callable[[Session], T], keep_s: Callable[[T], float] = lambda value: 60.0,
+                     weight: Callable[[T], int] = lambda value: 1) -> T:
+        """The same, asked again only after somebody has written, or after a while. key: names `work` and what goes into it.
+
+        What it returns is shared, so nobody may change it. keep_s: how long a value may be kept; 0 for not at all. weight: of
+        a value, in users or the like.
+        """
+        version = self._recall.version()
+        found = self._recall.find(key, version)
+        if found is not None:
+            return cast(T, found.value)
+        value = await self.read(work)
+        seconds = keep_s(value)
+        if seconds > 0:
+            self._recall.keep(key, version, value, seconds, weight(value))
+        return value
+
     def run(self, work: Callable[[Session], T], *, write: bool = True) -> T:
         """The same without an event loop, for commands."""
         try:
-            with self.engine.connect().execution_options(appliance_write=write) as connection, connection.begin():
-                with Session(bind=connection, expire_on_commit=False, autoflush=True) as session:
-                    result = work(session)
-                    session.flush()
-                return result
+            with (self.engine.connect().execution_options(appliance_write=write) as connection, connection.begin(),
+                  Session(bind=connection, expire_on_commit=False, autoflush=True) as session):
+                result = work(session)
+                session.flush()
         except OperationalError as error:
             raise _explain(error) from error
+        if write:
+            self._recall.wrote()
+        return result
 
     def close(self) -> None:
+        self._recall.close()
         self.engine.dispose()
 
     # -- schema ------------------------------------------------------------------------------------------------------

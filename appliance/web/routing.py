@@ -8,12 +8,13 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from appliance.errors import (
     ApplianceError,
@@ -85,7 +86,18 @@ def route(entry: Entry, hub: Hub, *, public: bool = True, base: str = "") -> Rou
             response = show_error(visit, ApplianceError(), error_id=error_id)
         return visit.finish(response)
 
-    return Route(f"{base or hub.urls.base}{entry.path}", endpoint, methods=list(entry.methods), name=entry.handler.__name__)
+    return _Route(f"{base or hub.urls.base}{entry.path}", endpoint, methods=list(entry.methods), name=entry.handler.__name__)
+
+
+class _Route(Route):
+    """Most of a long table is ruled out by how an address begins, which is cheaper than its pattern."""
+
+    def __init__(self, path: str, *rest: Any, **options: Any) -> None:
+        super().__init__(path, *rest, **options)
+        self._begins = path.partition("{")[0]
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return super().matches(scope) if scope["path"].startswith(self._begins) else (Match.NONE, {})
 
 
 async def _explained(visit: Visit, answer: Awaitable[Response]) -> Response:

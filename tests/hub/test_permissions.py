@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,9 +16,11 @@ from appliance.domain.scopes import Owner, Rights, define, expand
 from appliance.domain.server import Phase
 from appliance.domain.user import Session, User
 from appliance.errors import ApplianceError, BadInput, BadOption, BadScope, Refused
+from appliance.hub import permissions
 from appliance.hub.permissions import Permissions
 from appliance.hub.tokens import Tokens
 from appliance.store import groups, servers, sessions, shares, tokens, users
+from appliance.store.database import Database
 
 from .conftest import KEY, MiniHub, World
 
@@ -182,6 +185,39 @@ async def test_a_revoked_token_is_nobodys_at_the_very_next_request(office: Offic
     for record in await office.tokens.list(ada):
         await office.tokens.revoke(record, actor="ada")
     assert found is not None
+    assert await office.permissions.by_token(secret) is None
+
+
+async def test_what_another_process_revoked_or_took_away_is_gone_at_the_very_next_request(office: Office) -> None:
+    root = await office.user("root", admin=True)
+    secret, found = await office.token(root)
+    session, _ = await office.session(root)
+    for _ in range(2):
+        assert (await office.permissions.by_token(secret)) is not None
+        assert (await office.permissions.by_session(session)).rights.has("shutdown")
+    other = Database(office.hub.db.url)
+    try:
+        other.run(lambda t: users.set_admin(t, root.id, False))
+        again = await office.permissions.by_token(secret)
+        assert again is not None
+        assert not again.rights.reach("shutdown")
+        other.run(lambda t: tokens.revoke(t, [found.token_id or 0]))
+        assert await office.permissions.by_token(secret) is None
+    finally:
+        other.close()
+
+
+async def test_an_expired_token_is_refused_also_right_after_it_was_used(
+    office: Office, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(seconds=61)
+
+    secret, _ = await office.token(await office.user("ada"), expires_in_s=60)
+    assert await office.permissions.by_token(secret) is not None
+    monkeypatch.setattr(permissions, "datetime", Later)
     assert await office.permissions.by_token(secret) is None
 
 
