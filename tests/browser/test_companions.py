@@ -13,13 +13,13 @@ import pytest
 from box import REPOSITORY, Box, wait_for
 from clients.client_images import ensure_image
 from clients.git_server import served
+from clients.nbgrader_box import make_exchange, nbgrader_config
 from playwright.sync_api import expect
 
 from .person import Person
 
 pytestmark = pytest.mark.clients
 
-CONFIG = REPOSITORY / "docs/examples/nbgrader_class_config.py"
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 NOTEBOOK = {"nbformat": 4, "nbformat_minor": 5, "metadata": KERNEL, "cells": [
     {"cell_type": "markdown", "id": "first", "metadata": {}, "source": "# The first lesson"}]}
@@ -29,15 +29,10 @@ NOTEBOOK = {"nbformat": 4, "nbformat_minor": 5, "metadata": KERNEL, "cells": [
 def school(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """The box of docs/nbgrader.rst, which serves a repository as well."""
     folder = tmp_path_factory.mktemp("school")
-    exchange, git = folder / "exchange", folder / "git"
-    exchange.mkdir()
-    exchange.chmod(0o1777)
-    for each in (folder, folder.parent):          # pytest's own are closed to everybody else
-        each.chmod(0o755)
+    exchange, git = make_exchange(folder), folder / "git"
     make_repository(folder / "work", git / "services/git/lesson.git")
     image = ensure_image("class", REPOSITORY / "docs/examples/nbgrader", below="notebook")
-    config = CONFIG.read_text().replace('"school/class:latest"', repr(image)).replace(
-        'EXCHANGE = "/srv/nbgrader/exchange"', f"EXCHANGE = {str(exchange)!r}").replace('"math7", "art7"', '"math7"')
+    config = nbgrader_config(image, exchange)
     with served(git) as port:
         config += f"""
 c.JupyterHub.ip = "0.0.0.0"

@@ -16,12 +16,12 @@ from typing import Any
 
 import httpx
 import pytest
-from box import REPOSITORY, Box, wait_for
+from box import Box, wait_for
+from nbgrader_box import make_exchange, nbgrader_config
 from student import Student
 
 pytestmark = pytest.mark.clients
 
-CONFIG = REPOSITORY / "docs/examples/nbgrader_class_config.py"
 TEACHERS = {"holt": ("math7", "art7"), "lee": ("math7",)}
 STUDENTS = {"ada": "return a + b", "ben": "return a - b"}       # and what each answers
 
@@ -98,16 +98,9 @@ def notebook(answer: str = "### BEGIN SOLUTION\n    return a + b\n    ### END SO
 
 @pytest.fixture(scope="module")
 def school(class_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[School]:
-    """The box of the documentation: the file as it is there, but for the image's name and the folder of the exchange."""
-    exchange = tmp_path_factory.mktemp("nbgrader") / "exchange"
-    exchange.mkdir()
-    exchange.chmod(0o1777)
-    for folder in (exchange.parent, exchange.parent.parent):      # pytest's own are closed to everybody else
-        folder.chmod(0o755)
-    config = CONFIG.read_text().replace("c = get_config()  # noqa: F821\n", "")
-    config = config.replace('"school/class:latest"', repr(class_image)).replace(
-        'EXCHANGE = "/srv/nbgrader/exchange"', f"EXCHANGE = {str(exchange)!r}")
-    with Box(config) as box, ExitStack() as stack:
+    """The box of the documentation, with people who have signed in."""
+    exchange = make_exchange(tmp_path_factory.mktemp("nbgrader"))
+    with Box(nbgrader_config(class_image, exchange)) as box, ExitStack() as stack:
         box.add_user("admin", admin=True)
         hub = stack.enter_context(httpx.Client(
             base_url=f"{box.url}/hub/api", headers={"Authorization": f"token {box.token('admin')}"}, trust_env=False))
