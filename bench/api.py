@@ -5,8 +5,10 @@
 
 Needs wrk. Both Hubs run in this run, on this machine, one is asked while the other has nothing to do, and who goes first
 changes from pair to pair. Each is asked at its own port: neither has a proxy in front of it, a spawner to watch over or a
-password to check (both let anybody in by name), and both write their log to a file as they do by themselves. JupyterHub is
-installed from PyPI into a folder of its own outside this repository, and its 5,000 users are kept there for the next run.
+password to check (both let anybody in by name), and both write their log to a file as they do by themselves. Nobody writes
+while wrk reads one address again and again, and a Hub may remember what it read; before each walk through all pages a user is
+added, so that it cannot. JupyterHub is installed from PyPI into a folder of its own outside this repository, and its 5,000
+users are kept there for the next run.
 """
 from __future__ import annotations
 
@@ -94,6 +96,7 @@ class Side:
     user_token: str = ""
     cookie: str = ""
     added: int = 0
+    walks: int = 0
     figures: dict[str, list[float]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
@@ -187,7 +190,10 @@ class Side:
         self.rate("home", "/hub/home", seconds, 8, {"Cookie": self.cookie})
 
     def all_users(self, seconds: int) -> None:
-        """Walk through all pages over one kept connection, as a client's library does."""
+        """Walk through all pages over one kept connection, as a client's library does. A user is added before, so that
+        nothing of the walk is remembered by then."""
+        self.walks += 1
+        self.call("POST", f"users/walked-{self.walks:04}-{self.token[:6]}")
         connection, names, path = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60), [], ""
         began = time.perf_counter()
         following: str | None = f"/hub/api/users?limit={PAGE}"

@@ -17,6 +17,8 @@ from appliance.store.rows import GroupRow, ShareRow, UserGroupRow, UserRow
 
 _T = TypeVar("_T")
 _TOLD = 50     # names in one event
+_IN, _GROUP = UserGroupRow.__table__, GroupRow.__table__     # plain tables: each mapped row costs more
+_OF_USERS = select(_IN.c.user_id, _GROUP.c.name).join_from(_IN, _GROUP).order_by(_GROUP.c.name)
 
 
 def list_all(t: Transaction) -> list[Group]:
@@ -32,14 +34,14 @@ def list_all(t: Transaction) -> list[Group]:
 
 def of_users(t: Transaction, user_ids: Collection[int] | None = None) -> dict[int, tuple[str, ...]]:
     """Return the names of groups by user, for these users or for all; a user without any is left out."""
-    query = select(UserGroupRow.user_id, GroupRow.name).join(GroupRow, GroupRow.id == UserGroupRow.group_id)
+    query = _OF_USERS
     if user_ids:
-        query = query.where(among(UserGroupRow.__table__.c.user_id, user_ids))
+        query = query.where(among(_IN.c.user_id, user_ids))
     elif user_ids is not None:
         return {}
     wanted = None if user_ids is None else set(user_ids)
     found: dict[int, list[str]] = {}
-    for user_id, name in t.execute(query.order_by(GroupRow.name)):
+    for user_id, name in t.execute(query):
         if wanted is None or user_id in wanted:
             found.setdefault(user_id, []).append(name)
     return {user_id: tuple(names) for user_id, names in found.items()}

@@ -19,10 +19,27 @@ from appliance.store.rows import CounterRow, EventRow, GroupRow, ServerRow, User
 from appliance.store.servers import of_users as servers_of
 from appliance.store.users import next_uid, to_user
 
-_USER = (UserRow.id, UserRow.name, UserRow.uid, UserRow.admin, UserRow.created_at, UserRow.last_activity_at,
-         UserRow.must_change_password, UserRow.display_name, UserRow.archived_at)
-_SORTS: Mapping[str, Any] = {"id": UserRow.id, "name": UserRow.name, "last_activity": UserRow.last_activity_at}
+_T = UserRow.__table__.c      # plain columns: of the mapped ones each row costs more
+_USER = (_T.id, _T.name, _T.uid, _T.admin, _T.created_at, _T.last_activity_at, _T.must_change_password, _T.display_name,
+         _T.archived_at)
+_SORTS: Mapping[str, Any] = {"id": _T.id, "name": _T.name, "last_activity": _T.last_activity_at}
 _NEVER_EMPTY = ("id", "name")
+# made once: to put a question together takes longer than to ask it
+_PEOPLE: tuple[ColumnElement[bool], ...] = (
+    _T.deleted_at.is_(None), _T.archived_at.is_(None), _T.name != SMOKE_USER)
+_PAGE, _COUNT = select(*_USER).where(*_PEOPLE), select(func.count()).select_from(UserRow.__table__).where(*_PEOPLE)
+
+
+def _order(sort: str, descending: bool) -> tuple[Any, ...]:
+    column = _SORTS[sort]
+    order = (column.desc(), _T.id.desc()) if descending else (column.asc(), _T.id)
+    if sort in _NEVER_EMPTY:
+        return order
+    # who was never seen comes first, or last: databases do not agree on it by themselves
+    return (column.is_(None) if descending else column.is_not(None), *order)
+
+
+_ORDERS = {(sort, descending): _order(sort, descending) for sort in _SORTS for descending in (False, True)}
 _AT_ONCE = 500        # parameters of one question
 
 
@@ -41,17 +58,13 @@ def get(t: Transaction, user_id: int) -> Person | None:
 
 def count(t: Transaction, wanted: Wanted) -> int:
     """Return how many users there are in all pages; archived ones and the box's own account are none of them."""
-    return t.scalar(select(func.count()).select_from(UserRow).where(*_conditions(wanted))) or 0
+    return t.scalar(_COUNT.where(*_conditions(wanted))) or 0
 
 
 def page(t: Transaction, wanted: Wanted) -> list[Person]:
     """Return some users; archived ones and the box's own account are none of them."""
-    column, where = _SORTS[wanted.sort], _conditions(wanted)
-    order: list[Any] = [column.desc(), UserRow.id.desc()] if wanted.descending else [column.asc(), UserRow.id]
-    if wanted.sort not in _NEVER_EMPTY:
-        # who was never seen comes first, or last: databases do not agree on it by themselves
-        order.insert(0, column.is_(None) if wanted.descending else column.is_not(None))
-    rows = t.execute(select(*_USER).where(*where).order_by(*order).offset(wanted.offset).limit(wanted.limit))
+    rows = t.execute(_PAGE.where(*_conditions(wanted)).order_by(*_ORDERS[wanted.sort, wanted.descending])
+                     .offset(wanted.offset).limit(wanted.limit))
     users = [User(id_, name, uid, admin, created, last, must, False, shown, archived is not None)
              for id_, name, uid, admin, created, last, must, shown, archived in rows]
     return _with_rest(t, users, stopped=wanted.stopped)
@@ -119,8 +132,7 @@ def _with_rest(t: Transaction, users: Sequence[User], *, stopped: bool) -> list[
 
 
 def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
-    found: list[ColumnElement[bool]] = [
-        UserRow.deleted_at.is_(None), UserRow.archived_at.is_(None), UserRow.name != SMOKE_USER]
+    found: list[ColumnElement[bool]] = []
     if wanted.state:
         phases = ServerRow.phase == Phase.READY if wanted.state == "ready" else ServerRow.phase.not_in(Phase.down())
         some = exists().where(ServerRow.user_id == UserRow.id, phases)

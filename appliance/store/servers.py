@@ -21,8 +21,10 @@ from appliance.store.rows import ServerRow, ShareCodeRow, ShareRow, UserRow
 
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 QUEUE_TIMEOUT_S = 1800
-_COLUMNS = tuple(ServerRow.__table__.c)
-_OWNER = UserRow.__table__.alias("owner")
+_SERVER, _OWNER = ServerRow.__table__, UserRow.__table__.alias("owner")
+_LIST = (select(*_SERVER.c, _OWNER.c.name.label("user_name"), _OWNER.c.uid, _OWNER.c.deleted_at)
+         .join_from(_SERVER, _OWNER, _OWNER.c.id == _SERVER.c.user_id).order_by(_SERVER.c.user_id, _SERVER.c.name))
+_LIST_UP = _LIST.where(_SERVER.c.phase.not_in(Phase.down()))
 _OVER = (Phase.QUEUED, Phase.STOPPING, Phase.STOPPED, Phase.FAILED)    # what the last start was given as OAuth client ends
 
 
@@ -89,13 +91,10 @@ def of_users(t: Transaction, user_ids: Sequence[int], *, up: bool = False) -> li
     """up: only those that run or are on their way. Without the mapped classes, which cost more than all the rest of a list."""
     if not user_ids:
         return []
-    query = select(*_COLUMNS, _OWNER.c.name.label("user_name"), _OWNER.c.uid, _OWNER.c.deleted_at).join(
-        _OWNER, _OWNER.c.id == ServerRow.user_id).where(among(ServerRow.__table__.c.user_id, user_ids))
-    if up:
-        query = query.where(ServerRow.phase.not_in(Phase.down()))
+    query = (_LIST_UP if up else _LIST).where(among(_SERVER.c.user_id, user_ids))
     wanted = set(user_ids)
     return [_server(row, row.user_name, row.uid, row.deleted_at is not None)
-            for row in t.execute(query.order_by(ServerRow.user_id, ServerRow.name)) if row.user_id in wanted]
+            for row in t.execute(query) if row.user_id in wanted]
 
 
 def unsettled(t: Transaction) -> list[Server]:
