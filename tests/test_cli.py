@@ -18,7 +18,7 @@ from appliance import __version__, cli, main
 from appliance.config import Settings, load_settings
 from appliance.errors import EngineDown
 from appliance.ports import Proxy, Spawner
-from appliance.store import users
+from appliance.store import tokens, users
 from appliance.store.database import Database
 from appliance.testing import FakeHomes  # noqa: F401 (named in CONFIG)
 
@@ -326,6 +326,21 @@ def test_token_is_printed_alone(run: Run) -> None:
     assert said.status == 0
     assert re.fullmatch(r"\S{32,}\n", said.out)
     refused(run("token", "nobody"), "nobody")
+
+
+def test_a_token_may_be_given_less_than_its_account_may(run: Run) -> None:
+    run("user", "add", "alice")
+    said = run("token", "alice", "--scope", "read:users!user", "--scope=servers!user")
+    assert said.status == 0
+    db = Database("jupyterhub.sqlite")
+    try:
+        found = db.run(lambda t: tokens.find(t, said.out.strip()))
+    finally:
+        db.close()
+    assert found is not None
+    assert found.scopes == ("read:users!user", "servers!user")
+    refused(run("token", "alice", "--scope", "read:everything"), "no scope “read:everything”")
+    refused(run("token", "alice", "--scope", "users!team=x"), "is no filter")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "", "soon", "1y", "0d", "1e9", "99999999w"])

@@ -414,3 +414,30 @@ def test_services_that_cannot_be_are_refused_with_a_sentence(load: Load, said: s
     with pytest.raises(Misconfigured) as caught:
         load(f"c.JupyterHub.services = {said}")
     assert words in str(caught.value)
+
+
+# -- roles and scopes ----------------------------------------------------------------------------------------------
+def test_roles_are_read_with_scopes_of_ones_own(load: Load) -> None:
+    settings = load("""
+c.JupyterHub.custom_scopes = {"custom:grades": {"description": "read grades"}}
+c.JupyterHub.load_roles = [{"name": "grader", "scopes": ["custom:grades!group=7a"], "groups": ["teachers"]}]
+""")
+    assert settings.roles.of_user("ada", ["teachers"], admin=False) == ("grader", "user")
+    assert "custom:grades" in settings.roles.scopes
+    assert load("").roles.of_user("ada", [], admin=True) == ("admin", "user")
+
+
+@pytest.mark.parametrize(("said", "words"), [
+    ("c.JupyterHub.load_roles = [{'name': 'grader', 'scope': []}]",
+     "jupyterhub_config.py, line 1: c.JupyterHub.load_roles cannot be used: role “grader”: There is no “scope” in a role; "
+     "the nearest is “scopes”."),
+    ("c.JupyterHub.load_roles = [{'name': 'grader', 'scopes': ['custom:grades']}]", "There is no scope “custom:grades”."),
+    ("c.JupyterHub.load_roles = [{'name': 'admin', 'scopes': ['self']}]", "What the role admin may do cannot be changed"),
+    ("c.JupyterHub.load_roles = ['grader']", "c.JupyterHub.load_roles must be"),
+    ("c.JupyterHub.custom_scopes = {'grades': {'description': 'x'}}", "c.JupyterHub.custom_scopes cannot be used"),
+    ("c.JupyterHub.token_expires_in_max_seconds = -1", "c.JupyterHub.token_expires_in_max_seconds must be a whole number"),
+])
+def test_roles_that_cannot_be_are_refused_with_a_sentence(load: Load, said: str, words: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        load(said)
+    assert words in str(caught.value)
