@@ -20,7 +20,7 @@ from common import RESULTS, arguments, machine_facts
 HERE = Path(__file__).resolve().parent
 BENCHES = (
     "image_start.py", "data_path.py", "click_to_lab.py --incumbent", "twenty.py --incumbent", "browser.py",
-    "hub_killed.py", "container_killed.py", "hub_memory.py --incumbent",
+    "hub_killed.py", "container_killed.py", "hub_memory.py --incumbent", "api.py",
 )
 # Of the benches that print lines of their own: what of it goes into the table, and what was asked for.
 OWN_LINES = {

@@ -42,12 +42,14 @@ class Site:
     now: datetime
     static: Callable[[str], str]      # address of a static file, with its content's hash
     services: bool                    # there is one to show
+    dashboard: bool                   # the visitor may open it
 
 
 def render(visit: Visit, template: str, page: Page, status: int = 200) -> Response:
     site = Site(
         hub=visit.urls.hub, user=visit.user, xsrf=visit.xsrf, version=visit.hub.version, now=datetime.now(UTC),
         static=lambda name: static.url(visit.urls, name), services=bool(to_show(visit)),
+        dashboard=visit.requester is not None and visit.requester.rights.has("admin-ui"),
     )
     return HTMLResponse(_templates.get_template(template).render(page=page, site=site), status)
 
