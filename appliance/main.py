@@ -48,6 +48,7 @@ from appliance.hub.shares import Shares
 from appliance.hub.specs import Specs
 from appliance.hub.throttle import Throttle
 from appliance.hub.tokens import Tokens
+from appliance.hub.watching import Watching
 from appliance.jwt import SessionTokens
 from appliance.ports import Authenticator, Homes, KeptContainer, Proxy, Spawner
 from appliance.spawners.docker_control import DockerContainer
@@ -106,13 +107,15 @@ class Box:
                        MetricsAccess(settings.authenticate_prometheus, settings.metrics_token_file),
                        permissions, Tokens(self.db, permissions, settings.token_expires_in_max_seconds),
                        Directory(self.db, self.homes, self.reconciler.wake, settings.api_page_default_limit,
-                                 settings.api_page_max_limit), Activity(self.db),
+                                 settings.api_page_max_limit), activity := Activity(self.db),
                        Control(self.db, self.proxy, self.reconciler.set_all_routes, self.reconciler.wake,
                                lambda: signal.raise_signal(signal.SIGTERM), versions(settings)),
                        OAuth(self.db, specs, self.services.all, token_key, permissions.by_token,
                              expires_in_s=settings.oauth_token_expires_in, known=settings.roles.scopes),
                        Shares(self.db, servers.end_rights, settings.roles.scopes), self.services,
                        settings.authority_file, self.proxy.trouble)
+        self.watching = Watching(self.db, self.proxy, self.spawner, urls, self._probe, activity, routes.token,
+                                 settings.state_dir / "requests_seen.json")
 
     async def _home_in_use(self, uid: int) -> bool:
         return await self._lifecycle.home_in_use(uid) or await self.services.home_in_use(uid)
@@ -141,6 +144,7 @@ class Box:
                 tasks.start_soon(self.services.run)
                 tasks.start_soon(self._serve_api_to_servers)
                 tasks.start_soon(self.hub.metrics.watch_event_loop)
+                tasks.start_soon(self.watching.run)
                 started()
                 await anyio.sleep_forever()
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from urllib.parse import urlsplit
 
@@ -9,6 +10,7 @@ import anyio
 import httpx
 
 CONNECT_TIMEOUT_S = 1.0
+MOST_BYTES = 256 << 10        # of an answer; nothing in a server is trusted
 
 
 class Probe:
@@ -37,6 +39,26 @@ class Probe:
                 return response.status_code
         except (httpx.HTTPError, OSError):
             return None
+
+    async def json(self, url: str, *, token: str | None, timeout_s: float) -> tuple[bool, object]:
+        """Return whether there was an answer of any kind, and what GET `url` says in JSON, None if it does not."""
+        headers = {"Connection": "close", "Accept": "application/json"} | ({"Authorization": f"token {token}"} if token else {})
+        body = bytearray()
+        try:
+            with anyio.fail_after(timeout_s):
+                async with self._client.stream("GET", url, headers=headers, timeout=timeout_s) as response:
+                    if response.status_code != 200:
+                        return response.status_code < 500, None
+                    async for part in response.aiter_bytes():
+                        body += part
+                        if len(body) > MOST_BYTES:
+                            return True, None
+        except (httpx.HTTPError, OSError):      # TimeoutError is one
+            return False, None
+        try:
+            return True, json.loads(body)
+        except (ValueError, RecursionError):
+            return True, None
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 from base64 import b64encode
+from collections import Counter
 from pathlib import Path
 
 from appliance.proxies.machine import free_port, write_private
 from appliance.proxies.traefik_files import API_USER
+
+# A request that Traefik or the Hub answers instead is none of the service's. One that fails has reached nobody.
+_REQUESTS = re.compile(r'^traefik_service_requests_total\{([^}]*)\} (\S+)$', re.MULTILINE)
+_SERVICE = re.compile(r'(?:^|,)service="server-([a-z0-9]+)@file"')
+_FAILED = re.compile(r'(?:^|,)code="(?:502|504)"')
+_STARTED = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)
 
 
 def api_access(path: Path) -> tuple[int, str]:
@@ -41,3 +49,16 @@ async def ask_api(port: int, password: str, path: str, timeout_s: float) -> tupl
             return int(head.split(b" ", 2)[1]), body.decode(errors="replace")
     except (OSError, TimeoutError, IndexError, ValueError) as error:
         return 0, f"Traefik's API does not answer: {error!r}"
+
+
+def read_counts(metrics: str) -> tuple[str, Counter[str]] | None:
+    """Return when this Traefik was started and how many requests each server got, out of its /metrics."""
+    started = _STARTED.search(metrics)
+    if started is None:
+        return None
+    counts: Counter[str] = Counter()
+    for labels, number in _REQUESTS.findall(metrics):
+        service = _SERVICE.search(labels)
+        if service is not None and not _FAILED.search(labels):
+            counts[service[1]] += int(float(number))
+    return started[1], counts

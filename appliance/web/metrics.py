@@ -1,5 +1,5 @@
-"""/hub/metrics, for Prometheus: by the token of the box, by an API token with the scope read:metrics, or as somebody who is signed
-in and has it: an admin."""
+"""/hub/metrics, for Prometheus: by the token of the box, by an API token with the scope read:metrics, or as an admin who is
+signed in."""
 
 from __future__ import annotations
 

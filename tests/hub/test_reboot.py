@@ -14,7 +14,7 @@ from appliance.domain.server import Phase, Wanted
 from appliance.hub.reboot import Marker
 from appliance.ports import ActualState
 from appliance.store import events, users
-from appliance.store.rows import UserRow
+from appliance.store.rows import ServerRow
 from hub.conftest import World
 from hub.test_killed_hub import Killed, dies_at
 
@@ -104,8 +104,8 @@ async def test_those_active_last_come_first_and_the_others_wait_their_turn(world
     ago_min = {"alice": 30, "bob": 10, "carol": 20}
 
     def write(t: users.Transaction) -> None:
-        for row in t.query(UserRow):
-            row.last_activity_at = now - timedelta(minutes=ago_min[row.name])
+        for row in t.query(ServerRow):
+            row.last_activity_at = row.user.last_activity_at = now - timedelta(minutes=ago_min[row.user.name])
 
     await world.db.transact(write)
     reboot(world, run_dir)
