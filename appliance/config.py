@@ -128,8 +128,9 @@ class JupyterHub(Configurable):
         0, min=0, max=315_360_000, help="Longest life of a token that people or services make; 0: no such limit.",
     ).tag(config=True)
     oauth_token_expires_in = Integer(
-        14 * 86_400, min=60, max=315_360_000, help="Seconds that what a server or service learns about its visitor is good for; "
-                                                   "it ends with the sign-in anyway.").tag(config=True)
+        14 * 86_400, min=60, max=315_360_000,
+        help="Seconds that what a server or service learns about its visitor is good for; it ends with the sign-in anyway.",
+    ).tag(config=True)
     api_page_default_limit = Integer(
         50, min=1, max=10_000, help="Entries in a page of the REST API where a program asks for pages and not for how many.",
     ).tag(config=True)

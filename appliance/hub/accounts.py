@@ -58,7 +58,14 @@ class Accounts:
     async def sign_in(self, request: LoginRequest, data: Mapping[str, str], *, origin: str,
                       device: str | None) -> SignedIn:
         """Check name and password and begin a session. Raises LoginRefused, LoginThrottled."""
-        said = normalize_username(data.get("username", "")[:256])[:64]
+        user = await self.identify(request, data, device=device)
+        session, token = await self._sessions.begin(user, origin=origin, address=request.address,
+                                                    user_agent=request.user_agent)
+        return SignedIn(session, token, self._device_mark(_said(data)))
+
+    async def identify(self, request: LoginRequest, data: Mapping[str, str], *, device: str | None = None) -> User:
+        """Check name and password and return whose they are. Raises LoginRefused, LoginThrottled."""
+        said = _said(data)
         known = device is not None and hmac.compare_digest(device.encode(), self._device_mark(said).encode())
         wait_s = self._throttle.check(said, request.address, known)
         if wait_s:
@@ -75,9 +82,7 @@ class Accounts:
         self._throttle.succeeded(said, request.address, known)
         user = await self._db.transact(lambda t: _ensure_user(t, identity))
         log.info("%s signed in from %s.", said, request.address)
-        session, token = await self._sessions.begin(user, origin=origin, address=request.address,
-                                                    user_agent=request.user_agent)
-        return SignedIn(session, token, self._device_mark(said))
+        return user
 
     async def change_password(self, user: User, old: str, new: str) -> None:
         """Change one's own password. Raises LoginRefused where `old` is wrong, BadInput where `new` is too weak."""
@@ -108,6 +113,11 @@ class Accounts:
 
     def _device_mark(self, name: str) -> str:
         return hmac.new(self._device_key, name.encode(), hashlib.sha256).hexdigest()
+
+
+def _said(data: Mapping[str, str]) -> str:
+    """Return the name that somebody gave, as far as a name can be."""
+    return normalize_username(data.get("username", "")[:256])[:64]
 
 
 def _ensure_user(t: Transaction, identity: Identity) -> User:

@@ -87,6 +87,10 @@ class Permissions:
     async def by_session(self, session: Session) -> Requester:
         return await self.db.recall(("requester", session), lambda t: self._user(t, session.user, session_id=session.id))
 
+    async def by_password(self, user: User) -> Requester:
+        """Return what somebody may who has just said their password, without a session."""
+        return await self.db.read(lambda t: self._user(t, user))
+
     async def by_token(self, token: str) -> Requester | None:
         """Return whose token this is, None if it is unknown, has expired or ended with what it belonged to."""
         if not 16 <= len(token) <= 500:

@@ -56,9 +56,9 @@ async def sign_in(visit: Visit) -> Response:
     try:
         security.check_origin(visit.request.headers, visit.own_origins)
         await visit.check_xsrf()
-        _refuse_odd(data)
+        refuse_odd(data)
         signed_in = await visit.hub.accounts.sign_in(
-            _login_request(visit), data, origin=visit.origin,
+            login_request(visit), data, origin=visit.origin,
             device=next(iter(visit.cookies.get(cookies.DEVICE, [])), None))
     except (LoginRefused, LoginThrottled, BadXsrf) as error:
         known = username if len(username) <= 64 and username.isprintable() else ""
@@ -102,7 +102,7 @@ def _login_form(
     return render(visit, "login.html", page, status)
 
 
-def _refuse_odd(data: dict[str, str]) -> None:
+def refuse_odd(data: dict[str, str]) -> None:
     """Raises LoginRefused for what no account has, before anything works on it or writes it down."""
     username = data.get("username", "")
     if len(username) > 256 or len(data.get("password", "")) > 4096:
@@ -111,7 +111,7 @@ def _refuse_odd(data: dict[str, str]) -> None:
         raise LoginRefused()
 
 
-def _login_request(visit: Visit) -> LoginRequest:
+def login_request(visit: Visit) -> LoginRequest:
     headers = {name: value for name, value in visit.request.headers.items() if name not in _PRIVATE_HEADERS}
     return LoginRequest(visit.address, visit.user_agent, headers)
 

@@ -20,7 +20,8 @@ _PARAM = re.compile(r"\{(\w+)\}")
 _WORDS = {200: "Done", 201: "Made", 202: "On its way", 204: "Done"}
 _ERRORS = {400: "What was sent cannot be taken", 403: "No token, or one that may not do this",
            404: "Not there, or not yours to see", 405: "Not at this address", 409: "There already",
-           413: "More than 1 MiB was sent", 503: "A part of the box does not answer", 507: "The disk is full"}
+           413: "More than 1 MiB was sent", 429: "Too many wrong passwords",
+           503: "A part of the box does not answer", 507: "The disk is full"}
 _PARAMS = {
     "name": "A user's name", "server": "A named server's name", "group": "A group's name", "service": "A service's name",
     "owner": "The name of a server's owner", "token_id": "A token's id, like a12", "token": "An API token",
@@ -72,7 +73,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     said: dict[str, Any] = {
         "operationId": operation_id(operation), "summary": operation.summary, "tags": [operation.tag],
         "responses": _responses(operation),
-        "security": [] if operation.anyone else [{"token": list(operation.scopes)}],
+        "security": [] if operation.anyone else [{"token": list(operation.scopes)}, *([{}] if operation.by_password else [])],
     }
     if operation.scopes:
         said["description"] = f"Needs the scope {' or '.join(f'`{scope}`' for scope in operation.scopes)}."
@@ -111,6 +112,8 @@ def statuses_of_errors(operation: Operation) -> set[int]:
         found.add(400)
     if operation.body is not None:
         found.add(413)
+    if operation.by_password:
+        found.add(429)
     return found
 
 

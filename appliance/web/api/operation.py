@@ -20,6 +20,7 @@ from appliance.web import security
 from appliance.web.api import schema
 from appliance.web.api.schema import Schema
 from appliance.web.errors import error_json
+from appliance.web.login import login_request, refuse_odd
 from appliance.web.routing import Access, Entry
 from appliance.web.visit import Visit
 
@@ -68,6 +69,7 @@ class Operation:
     responses: Mapping[int, Schema | None] = field(default_factory=dict)     # None: without a body
     media_type: str = "application/json"
     deprecated: bool = False
+    by_password: bool = False               # {"auth": {"username": …, "password": …}} in the body stands for a token
     hides: bool = True                      # a filter that does not fit answers 404, as if nothing were there; else 403
 
 
@@ -173,6 +175,8 @@ def _entry(path: str, methods: Mapping[str, Operation]) -> Entry:
 
 async def operate(operation: Operation, visit: Visit) -> Response:
     call = Call(visit, operation, visit.requester)
+    if operation.by_password and call.known is None:
+        await _sign_in_by_body(call)
     if not operation.anyone:
         await _check_browser(call)
         await _authorize(call)
@@ -181,6 +185,18 @@ async def operate(operation: Operation, visit: Visit) -> Response:
 
 
 # -- may they? ---------------------------------------------------------------------------------------------------------
+async def _sign_in_by_body(call: Call) -> None:
+    """Take who says their name and password for who asks. Raises LoginRefused, LoginThrottled, MustChangePassword."""
+    said = (await _body(call) or {}).get("auth")
+    if said is None:
+        return
+    refuse_odd(said)
+    user = await call.hub.accounts.identify(login_request(call.visit), said)
+    if user.must_change_password:
+        raise MustChangePassword()
+    call.known = await call.hub.permissions.by_password(user)
+
+
 async def _check_browser(call: Call) -> None:
     """Raises NotSignedIn; and for a browser's session ForeignOrigin, BadXsrf, MustChangePassword."""
     user, visit = call.requester.user, call.visit

@@ -71,13 +71,16 @@ _BODY = obj({
     "note": nullable({"type": "string", "maxLength": _MOST_NOTE}),
     "expires_in": nullable({"type": "integer", "minimum": 1, "maximum": 10 * 365 * 86_400}),
     "scopes": nullable(array(TEXT, maxItems=500)), "roles": nullable(array(TEXT, maxItems=100)),
-}, more=True, description="expires_in: seconds. Without scopes, the token may what its owner may.")
+    "auth": nullable(obj({"username": TEXT, "password": TEXT}, required=("username", "password"))),
+}, more=True, description="expires_in: seconds. Without scopes, the token may what its owner may. auth: name and password of "
+                          "who asks, instead of a token.")
 _OF_USER, _ONE = "users/{name}/tokens", "users/{name}/tokens/{token_id}"
 
 OPERATIONS = (
     Operation("GET", _OF_USER, list_tokens, "List a user's tokens", ("read:tokens",), "tokens", Target.USER,
               responses={200: obj({"api_tokens": array(ref("Token"))}, required=("api_tokens",))}),
     Operation("POST", _OF_USER, create_token, "Make a token", ("tokens",), "tokens", Target.USER, body=_BODY, hides=False,
+              by_password=True,
               responses={201: ref("NewToken")}),
     Operation("GET", _ONE, get_token, "Read about a token", ("read:tokens",), "tokens", Target.USER,
               responses={200: ref("Token")}),

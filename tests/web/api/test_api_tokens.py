@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from appliance.store import tokens as token_store
+from appliance.store import users as user_store
 
 from .conftest import Client, House
 
@@ -132,3 +133,55 @@ async def test_whose_cookie_it_is(house: House, alice: Client, admin: Client) ->
     await alice.get("authorizations/cookie/jupyterhub-hub-login/nonsense", 404)
     await house.hub.sessions.sign_out(session)
     await alice.get(f"authorizations/cookie/jupyterhub-hub-login/{value}", 404)
+
+
+def auth(username: object, password: object, **more: object) -> dict[str, object]:
+    return {"auth": {"username": username, "password": password}, **more}
+
+
+async def test_name_and_password_in_the_body_stand_for_a_token(house: House, stranger: Client) -> None:
+    await house.user("alice")
+    made = await stranger.post(MINE, auth("Alice", "please", note="first", scopes=["read:users!user"]))
+    assert (made["user"], made["note"], made["scopes"]) == ("alice", "first", ["read:users!user"])
+    assert (await Client(house.app, made["token"]).get("user"))["name"] == "alice"
+
+
+async def test_wrong_password_makes_no_token_and_is_counted(house: House, stranger: Client) -> None:
+    await house.user("alice")
+    bodies = (auth("alice", "wrong"), auth("alice", ""), auth("", "please"), auth("x" * 5000, "please"),
+              auth("alice\n", "please"), {"auth": None}, {}, None)
+    for body in bodies:
+        refused = await stranger.post(MINE, body, 403)
+        assert "please" not in refused["message"]
+    for body in (auth("a\x00", "please"), auth(1, "please"),
+                  auth("alice", ["please"]), {"auth": "alice"}, {"auth": {"username": "alice"}}):
+        await stranger.post(MINE, body, 400)
+    assert await house.hub.tokens.list(await house.user("alice")) == []
+    statuses = [(await stranger("POST", MINE, json=auth("alice", "wrong"))).status_code for _ in range(30)]
+    assert 429 in statuses
+
+
+async def test_a_password_of_one_makes_no_token_for_another(house: House, stranger: Client) -> None:
+    for name in ("alice", "bob"):
+        await house.user(name)
+    await stranger.post("users/bob/tokens", auth("alice", "please"), 403)
+    await stranger.post("users/alice/tokens", auth("alice", "please", scopes=["admin:users"]), 403)
+
+
+async def test_a_token_that_came_along_counts_and_not_the_password_beside_it(house: House, stranger: Client) -> None:
+    await house.user("teacher", admin=True)
+    bob = await house.client("bob")
+    await bob.post(MINE, auth("teacher", "please"), 403)
+    await Client(house.app, "x" * 64).post(MINE, auth("teacher", "please"), 403)
+
+
+async def test_first_password_has_to_be_changed_before_it_makes_a_token(house: House, stranger: Client) -> None:
+    class Fresh(type(house.box.authenticator)):    # type: ignore[misc]
+        async def authenticate(self, request: object, data: dict[str, str]) -> dict[str, object]:
+            return {"name": data["username"]}
+
+    await house.user("alice")
+    house.hub.accounts._authenticator = Fresh()
+    await house.db.transact(lambda t: user_store.set_password(t, "alice", "hash", must_change=True))
+    refused = await stranger.post(MINE, auth("alice", "please"), 403)
+    assert "password of your own" in refused["message"]
