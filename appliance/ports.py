@@ -131,6 +131,10 @@ class Authenticator(LoggingConfigurable):
         """Say whether a recognised, normalised name that is not an admin's may sign in."""
         return self.allow_all or self._lists(self.allowed_users, name)
 
+    def names_admin(self, name: str) -> bool:
+        """Say whether the configuration makes a normalised name an admin's."""
+        return self._lists(self.admin_users, name)
+
     @staticmethod
     def _lists(names: Iterable[str], name: str) -> bool:
         return name in {normalize_username(listed) for listed in names}

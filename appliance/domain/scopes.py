@@ -82,7 +82,9 @@ _BUILTIN: dict[str, Scope] = {
     "read:metrics": Scope("read the metrics"),
 }
 SCOPES: Mapping[str, Scope] = MappingProxyType(_BUILTIN)
-_SELF = ("read:users", "users:activity", "servers", "tokens", "access:servers", "read:shares", "users:shares")
+OF_ONES_OWN = ("read:users", "users:activity", "servers", "tokens", "access:servers", "read:shares", "users:shares")
+# what every client of OAuth learns of its visitors, whether it asks for it or not
+IDENTIFY = (NO_SCOPE, "read:users:name!user", "read:users:groups!user")
 _FILTERS = ("user", "group", "server", "service")
 _VALUE = re.compile(r"[^\s!,\x00-\x1f\x7f][^!\x00-\x1f\x7f]{0,255}")
 CUSTOM = re.compile(r"custom:[a-z0-9][a-z0-9_:*-]*[a-z0-9_*]")
@@ -120,7 +122,7 @@ def expand(scopes: Iterable[str], owner: Owner, known: Mapping[str, Scope] = SCO
         name, _, said = check(scope, known).partition("!")
         if name == SELF:
             if owner.user:
-                for own in _SELF:
+                for own in OF_ONES_OWN:
                     _add(found, own, f"user={owner.user}", known)
         elif name not in (INHERIT, NO_SCOPE):
             filtered = _resolve(said, owner)

@@ -55,6 +55,10 @@ class Accounts:
     def manages_passwords(self) -> bool:
         return self._authenticator.manages_passwords
 
+    def makes_admin(self, name: str) -> bool:
+        """Say whether somebody of this name will be an admin from the next sign-in on."""
+        return self._authenticator.names_admin(name)
+
     async def sign_in(self, request: LoginRequest, data: Mapping[str, str], *, origin: str,
                       device: str | None) -> SignedIn:
         """Check name and password and begin a session. Raises LoginRefused, LoginThrottled."""

@@ -77,6 +77,10 @@ class Permissions:
         no admin."""
         return rights.missing(expand(ADMIN_SCOPES, Owner(), self.roles.scopes))
 
+    async def missing_of_roles(self, rights: Rights, names: Collection[str]) -> list[str]:
+        """Return what these roles give whoever gets them, beyond what is their own, and these rights do not hold."""
+        return await self.missing(rights, expand(self.roles.scopes_of(names), Owner(), self.roles.scopes))
+
     async def missing(self, rights: Rights, expanded: Collection[str]) -> list[str]:
         """Return those of the expanded scopes that are not held, also not by way of groups."""
         if rights.expanded.issuperset(expanded):

@@ -25,6 +25,7 @@ from oauthlib.oauth2 import (
 from oauthlib.oauth2.rfc6749.grant_types.authorization_code import code_challenge_method_s256
 
 from appliance.domain.oauth import OAuthClient
+from appliance.domain.scopes import IDENTIFY
 from appliance.domain.user import Session
 from appliance.errors import BadInput
 from appliance.store import oauth as store
@@ -35,8 +36,6 @@ _BOX = "https://hub.invalid"
 _ASKED = ("client_id", "redirect_uri", "response_type", "state", "scope", "code_challenge", "code_challenge_method")
 _EXCHANGED = ("grant_type", "code", "redirect_uri", "client_id", "code_verifier")
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
-# what every client learns of its visitors, whether it asks for it or not
-IDENTIFY = ("(no_scope)", "read:users:name!user", "read:users:groups!user")
 
 
 @dataclass(frozen=True)

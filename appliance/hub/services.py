@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,8 +16,9 @@ import anyio
 from anyio.abc import TaskGroup
 
 from appliance.domain.requester import Requester
+from appliance.domain.roles import ADMIN_SCOPES
 from appliance.domain.route import ServiceRoute
-from appliance.domain.scopes import Owner, Rights, expand
+from appliance.domain.scopes import IDENTIFY, INHERIT, OF_ONES_OWN, SELF, Owner, Rights, expand
 from appliance.domain.service import ServiceDefinition, ServicePhase, ServiceState, clashes, parse
 from appliance.errors import (
     ApplianceError,
@@ -227,8 +229,13 @@ class Services:
         try:
             address = ip_address(host)
         except ValueError:
+            # 2852039166, 0xa9fea9fe and 169.254.43518 are addresses to some resolvers
+            if re.fullmatch(r"0x[0-9a-f]*|[0-9]+", host.rstrip(".").rpartition(".")[2].lower()):
+                raise BadOption("“url” holds an address that is not written as one; write it like 10.1.2.3.") from None
             return
-        if address.is_link_local or address.is_multicast or host in set(self._world.spawner.addresses()):
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        if address.is_link_local or address.is_multicast or str(address) in set(self._world.spawner.addresses()):
             raise BadOption("“url” is an address that no service can have.")
 
     async def _refuse_more_rights(self, service: ServiceDefinition, by: Requester) -> None:
@@ -236,11 +243,21 @@ class Services:
         permissions = self._world.permissions
         owner = Owner(service=service.name)
         raw = [*permissions.roles.scopes_of(permissions.roles.of_service(service.name, admin=service.admin)),
-               *service.oauth_client_allowed_scopes]
+               *(each for scope in service.oauth_client_allowed_scopes for each in _of_any_visitor(scope))]
         own = f"!service={service.name}"
         wanted = {scope for scope in expand(raw, owner, permissions.roles.scopes) if not scope.endswith(own)}
         if missing := await permissions.missing(by.rights, wanted):
             raise BadScope(f"The service would hold what you do not: {', '.join(missing[:5])}{' …' * (len(missing) > 5)}.")
+
+
+def _of_any_visitor(scope: str) -> tuple[str, ...]:
+    """Return what a service may do whose visitors, of whom one may be an admin, each let it have this scope."""
+    name, _, said = scope.partition("!")
+    if scope in IDENTIFY:
+        return ()
+    if name == INHERIT:
+        return ADMIN_SCOPES
+    return OF_ONES_OWN if name == SELF else (name,) if said == "user" else (scope,)
 
 
 def _digest(token: str) -> bytes:

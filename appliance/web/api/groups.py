@@ -7,6 +7,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from appliance.domain.names import validate_groupname
 from appliance.domain.user import Group
 from appliance.errors import Refused
 from appliance.web.api.models import Shapes
@@ -27,6 +28,7 @@ async def list_groups(call: Call) -> Response:
 
 
 async def add_groups(call: Call) -> Response:
+    await _check_roles(call, call.body["groups"], call.body.get("users", []))
     added = await call.hub.directory.add_groups(
         call.body["groups"], call.body.get("users", []), actor=call.requester.name)
     return answer(_shapes(call, added), 201)
@@ -37,8 +39,9 @@ async def get_group(call: Call) -> Response:
 
 
 async def add_group(call: Call) -> Response:
-    added = await call.hub.directory.add_groups(
-        [call.visit.param("group")], (call.body or {}).get("users", []), actor=call.requester.name)
+    name, members = call.visit.param("group"), (call.body or {}).get("users", [])
+    await _check_roles(call, [name], members)
+    added = await call.hub.directory.add_groups([name], members, actor=call.requester.name)
     return _answer(call, added[0], 201)
 
 
@@ -48,6 +51,7 @@ async def delete_group(call: Call) -> Response:
 
 
 async def add_members(call: Call) -> Response:
+    await _check_roles(call, [call.group.name], call.body["users"])
     return _answer(call, await call.hub.directory.add_members(call.group, call.body["users"], actor=call.requester.name))
 
 
@@ -57,6 +61,15 @@ async def remove_members(call: Call) -> Response:
 
 async def set_properties(call: Call) -> Response:
     return _answer(call, await call.hub.directory.set_properties(call.group, call.body, actor=call.requester.name))
+
+
+async def _check_roles(call: Call, groups: Sequence[str], members: Sequence[str]) -> None:
+    """Raises Refused: whoever is put into a group has its roles, and nobody hands out what they do not hold."""
+    permissions = call.hub.permissions
+    roles = {role for group in groups for role in permissions.roles_of_group(validate_groupname(group))} if members else ()
+    if roles and (missing := await permissions.missing_of_roles(call.requester.rights, roles)):
+        raise Refused(f"Who is in this group may do what you may not: {', '.join(missing[:5])}"
+                      f"{' and more' if len(missing) > 5 else ''}.", action="Let an admin put people into it.")
 
 
 def _shapes(call: Call, groups: Sequence[Group]) -> list[dict[str, Any]]:

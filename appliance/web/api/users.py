@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from appliance.domain.names import normalize_username
+from appliance.domain.names import normalize_username, validate_new_username
 from appliance.domain.person import Wanted
 from appliance.errors import BadInput, Exists, NotFound, Refused
 from appliance.web.api import services
@@ -84,6 +84,8 @@ async def change_user(call: Call) -> Response:
     user, body = call.owner.user, call.body
     if user.admin or body.get("admin"):
         _check_admin(call)
+    if body.get("name") is not None:
+        await _check_new_name(call, user.name, validate_new_username(body["name"]))
     try:
         await call.hub.directory.change_user(
             user, name=body.get("name"), admin=body.get("admin"), actor=call.requester.name)
@@ -113,6 +115,17 @@ async def report_activity(call: Call) -> Response:
 def _check_admin(call: Call) -> None:
     if call.hub.permissions.missing_of_admin(call.requester.rights):
         raise Refused(_NOT_AN_ADMIN, action="Use the token of an admin.")
+
+
+async def _check_new_name(call: Call, old: str, new: str) -> None:
+    """Raises Refused: the configuration gives roles by name, and nobody hands out what they do not hold."""
+    roles = call.hub.permissions.roles
+    more = set(roles.of_user(new, (), admin=False)) - set(roles.of_user(old, (), admin=False))
+    if more and await call.hub.permissions.missing_of_roles(call.requester.rights, more):
+        raise Refused("To this name the configuration gives roles that may do what you may not.",
+                      action="Use the token of an admin, or choose another name.")
+    if new != old and call.hub.accounts.makes_admin(new):
+        _check_admin(call)
 
 
 def _flag(call: Call, name: str) -> bool:
