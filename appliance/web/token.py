@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -11,17 +11,16 @@ from starlette.datastructures import FormData
 from starlette.responses import Response
 
 from appliance.domain.requester import Requester
-from appliance.domain.scopes import INHERIT, NO_SCOPE, SELF
+from appliance.domain.scopes import INHERIT
 from appliance.domain.user import ApiToken
 from appliance.errors import ApplianceError, BadInput, BadOption
-from appliance.web import words
 from appliance.web.errors import status_of
+from appliance.web.scopechoices import Choice, effective, own_choices, wide_choices
 from appliance.web.views import Page, render
 from appliance.web.visit import Visit, redirect
 
 LIFETIMES = ((3600, "an hour"), (86_400, "a day"), (7 * 86_400, "7 days"), (30 * 86_400, "30 days"), (365 * 86_400, "a year"))
 USUAL_S = 30 * 86_400
-_OWN = ("read:users", "users:activity", "read:servers", "servers", "access:servers", "tokens", "shares")
 _EVERYTHING = "everything you may do"
 
 
@@ -35,13 +34,6 @@ class TokenLine:
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
-
-
-@dataclass(frozen=True)
-class Choice:
-    value: str
-    words: str
-    chosen: bool
 
 
 @dataclass(frozen=True)
@@ -62,8 +54,10 @@ class TokenPage(Page):
     filled: Filled
     lifetimes: list[Choice]
     own: list[Choice]              # scopes that reach what is one's own
-    wide: list[Choice]             # and others
+    wide: Mapping[str, list[Choice]]     # and others, by heading
+    open_wide: bool                # one of them is chosen
     secret: str = ""               # of the token just made
+    made: TokenLine | None = None  # that token
     error: str = ""
     api_url: str = ""
 
@@ -78,11 +72,11 @@ async def make_token(visit: Visit) -> Response:
     requester = _requester(visit)
     try:
         scopes = _scopes(filled)
-        secret, _ = await visit.hub.tokens.create(
+        secret, token = await visit.hub.tokens.create(
             visit.somebody(), note=filled.note, expires_in_s=_lifetime(filled.expires), scopes=scopes, by=requester)
     except ApplianceError as error:
         return await _page(visit, filled, error=f"{error.sentence} {error.action}", status=status_of(error))
-    return await _page(visit, Filled(), secret=secret, status=201)
+    return await _page(visit, Filled(), secret=secret, made=_line(visit, token.api_id, [token]), status=201)
 
 
 async def end_token(visit: Visit) -> Response:
@@ -101,7 +95,10 @@ def _read(form: FormData) -> Filled:
         return value.strip()[:most] if isinstance(value, str) else ""
 
     ticked = frozenset(scope for scope in form.getlist("scope") if isinstance(scope, str))
-    return Filled(text("note", 1000), text("expires", 20), text("limit", 20) == "some", ticked, text("more", 10_000))
+    more = text("more", 10_000)
+    # whoever ticks or names something wants that and no more, wherever the button above it stands
+    limited = text("limit", 20) == "some" or bool(ticked or more)
+    return Filled(text("note", 1000), text("expires", 20), limited, ticked, more)
 
 
 def _scopes(filled: Filled) -> list[str] | None:
@@ -127,14 +124,17 @@ def _requester(visit: Visit) -> Requester:
     return visit.requester
 
 
-async def _page(visit: Visit, filled: Filled, *, secret: str = "", error: str = "", status: int = 200) -> Response:
+async def _page(visit: Visit, filled: Filled, *, secret: str = "", error: str = "", made: TokenLine | None = None,
+                status: int = 200) -> Response:
     found = sorted(await visit.hub.tokens.list(visit.somebody()), key=lambda token: token.created_at, reverse=True)
     programs = groupby(sorted(filter(_client_of, found), key=_client_of), _client_of)
-    own, wide = _choices(visit, filled)
+    asked = _requester(visit).rights, visit.hub.permissions.roles.scopes, visit.somebody().name, filled.scopes
+    wide = wide_choices(*asked)
     return render(visit, "token.html", TokenPage(
         tokens=[_line(visit, token.api_id, [token]) for token in found if not token.client_id],
         programs=[_line(visit, client_id, list(given)) for client_id, given in programs],
-        filled=filled, lifetimes=_lifetimes(visit, filled), own=own, wide=wide, secret=secret, error=error,
+        filled=filled, lifetimes=_lifetimes(visit, filled), own=own_choices(*asked), wide=wide,
+        open_wide=any(choice.chosen for choices in wide.values() for choice in choices), secret=secret, made=made, error=error,
         api_url=f"{visit.origin}{visit.urls.api.removesuffix('/')}",
     ), status)
 
@@ -146,7 +146,7 @@ def _client_of(token: ApiToken) -> str:
 def _line(visit: Visit, line_id: str, tokens: Sequence[ApiToken]) -> TokenLine:
     known, name = visit.hub.permissions.roles.scopes, visit.somebody().name
     scopes = dict.fromkeys(scope for token in tokens for scope in token.scopes)
-    may = [_EVERYTHING] if INHERIT in scopes else [words.scope(scope, known, name) for scope in scopes]
+    may = [_EVERYTHING] if INHERIT in scopes else effective(scopes, _requester(visit).rights, known, name)
     used = [token.last_used_at for token in tokens if token.last_used_at]
     ends = [token.expires_at for token in tokens]
     return TokenLine(
@@ -160,11 +160,3 @@ def _lifetimes(visit: Visit, filled: Filled) -> list[Choice]:
              if not longest or seconds <= longest]
     return found if longest else [*found, Choice("never", "until you end it", filled.expires == "never")]
 
-
-def _choices(visit: Visit, filled: Filled) -> tuple[list[Choice], list[Choice]]:
-    """Return what a token of this person may be limited to: what reaches their own, and what reaches more."""
-    rights, known, name = _requester(visit).rights, visit.hub.permissions.roles.scopes, visit.somebody().name
-    own = [f"{scope}!user" for scope in _OWN if rights.holds(f"{scope}!user={name}")]
-    wide = [scope for scope in known if scope not in (INHERIT, SELF, NO_SCOPE) and rights.has(scope)]
-    return ([Choice(scope, words.scope(scope, known, name), scope in filled.scopes) for scope in own],
-            [Choice(scope, words.scope(scope, known, name), scope in filled.scopes) for scope in wide])

@@ -103,3 +103,12 @@ def test_both_pages_fit_and_can_be_read(
     chen.open(ASKED)
     chen.sees("May the service grader")
     picture(chen.page, f"oauth-{look}")
+    chen.open("/hub/services")
+    picture(chen.page, f"services-{look}")
+    card = chen.page.locator(".card").bounding_box()
+    assert card
+    for inside in (chen.page.get_by_text("grader").first, chen.page.get_by_label("Open grader")):
+        box = inside.bounding_box()
+        assert box
+        assert card["x"] + 12 <= box["x"]
+        assert box["x"] + box["width"] <= card["x"] + card["width"] - 12

@@ -85,6 +85,51 @@ async def test_a_token_may_be_limited_to_what_is_ticked_and_written(room: Classr
     assert token.expires_at is None
 
 
+@pytest.mark.parametrize("fields", [{"scope": ["read:users!user"]}, {"more": "read:users!user"}])
+async def test_whoever_names_something_gets_no_more_wherever_the_button_stands(room: Classroom, fields: dict[str, object]) -> None:
+    alice = await room.person("alice")
+    page = await make(alice, limit="all", **fields)
+    [token] = await kept(room)
+    assert token.scopes == ("read:users!user",)
+    made = page.text.partition('id="made"')[2].partition("</section>")[0]
+    assert "It may read about users (only you), and ends <time" in made
+    assert "everything you may do, and does not end by itself" in (await make(alice, expires="never")).text
+
+
+async def test_what_a_token_says_and_its_owner_does_not_hold_is_not_listed(room: Classroom) -> None:
+    alice = await room.person("alice")
+    user = await room.mini.user("alice")
+    await room.mini.db.transact(lambda t: tokens.add(
+        t, user_id=user.id, scopes=["shutdown", "admin:users", "read:users!user"], actor="old"))
+    listed = (await alice.get("/hub/token")).text.partition('id="yours"')[2]
+    assert "read about users (only you)" in listed
+    assert "shut the Hub down" not in listed
+    assert "add, change and delete users, as far as you may yourself" in listed
+
+
+async def test_the_way_to_the_page_and_on_to_what_programs_can_ask_for(room: Classroom) -> None:
+    alice = await room.person("alice")
+    home = (await alice.get("/hub/home")).text
+    assert re.search(r'<nav.*<a href="/hub/token">Token</a>.*</nav>', home, re.DOTALL)
+    page = (await alice.get("/hub/token")).text
+    assert '<a href="/hub/token" aria-current="page">Token</a>' in page
+    assert 'href="/hub/api/docs"' in page
+
+
+async def test_many_scopes_stand_by_what_they_are_about_below_the_free_text(room: Classroom) -> None:
+    teacher = await room.person("teacher", admin=True)
+    page = (await teacher.get("/hub/token")).text.partition("<summary>More</summary>")[2]
+    parts = re.split(r"<h3[^>]*>(.*?)</h3>", page)
+    assert 'name="more"' in parts[0]
+    found = {subject: re.findall(r'name="scope" value="([^"]*)"', text) for subject, text in zip(parts[1::2], parts[2::2], strict=True)}
+    assert list(found) == ["Users", "Servers", "Groups", "Services", "Shares", "Tokens", "The Hub"]
+    assert {"admin:users", "users", "read:users:name", "read:roles:users", "admin:auth_state"} <= set(found["Users"])
+    assert {"users:shares", "groups:shares", "shares"} <= set(found["Shares"])
+    assert {"admin:server_state", "access:servers"} <= set(found["Servers"])
+    assert {"proxy", "shutdown", "read:hub", "read:metrics", "admin-ui", "read:roles"} == set(found["The Hub"])
+    assert "with read:users, list:users, users:activity" in page
+
+
 async def test_an_admin_is_offered_what_an_admin_may(room: Classroom) -> None:
     teacher = await room.person("teacher", admin=True)
     page = (await teacher.get("/hub/token")).text
