@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.box.checks import Check, fail, ok, warn
 from appliance.box.machine import Machine
 from appliance.box.plan import Plan
+
+LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock")
+OTHERS_S = 180.0
 
 
 def check_authorities(machine: Machine) -> Iterator[Check]:
@@ -32,6 +37,10 @@ def _without_password(url: str) -> str:
 
 
 def check_packages(machine: Machine, plan: Plan) -> Iterator[Check]:
+    if not _wait_for_others(machine):
+        yield fail("dpkg", f"Packages have been installed on this machine for more than {OTHERS_S:.0f} s, by somebody else.",
+                   "Wait until that is over (ps -C apt,apt-get,dpkg,unattended-upgr), then try again.")
+        return
     broken = machine.run("dpkg", "--audit").stdout.strip()
     if broken:
         yield fail("dpkg", "An installation of packages was interrupted on this machine.",
@@ -59,6 +68,28 @@ def check_packages(machine: Machine, plan: Plan) -> Iterator[Check]:
     else:
         yield warn("packages", f"apt does not reach some of its sources of packages: {'; '.join(dict.fromkeys(dead))}.",
                    "Remove the dead ones from /etc/apt/sources.list.d, or apt-get update will fail.")
+
+
+def _wait_for_others(machine: Machine) -> bool:
+    """Wait until nobody installs packages: upgrades by night do it, and what a killed run had begun goes on for a while.
+    False if it takes too long."""
+    deadline = time.monotonic() + OTHERS_S
+    while any(_is_locked(machine.paths.at(lock)) for lock in LOCKS):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)    # let go at once, by the end of the block
+    except BlockingIOError:
+        return True
+    except OSError:     # there is none, or it is not ours to ask
+        return False
+    return False
 
 
 def _apt_proxies(machine: Machine) -> dict[str, str] | None:

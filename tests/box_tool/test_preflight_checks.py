@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from box_machine import GIB, ROUTES, FakeBox, by_code
 
-from appliance.box import checks, preflight
+from appliance.box import check_packages, checks, preflight
 from appliance.box.__main__ import main
 from appliance.box.checks import Check
 from appliance.box.machine import Disk
@@ -323,6 +326,32 @@ def test_packages(box: FakeBox) -> None:
     assert look(box)["packages"].status == "warn"
     box.programs["dpkg --audit"] = "The following packages are only half configured\n vim\n"
     assert look(box)["dpkg"].status == "fail"
+
+
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "r+b")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_an_installation_under_way_is_waited_for(box: FakeBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.write(check_packages.LOCKS[0], "")
+    lock = str(box.paths.at(check_packages.LOCKS[0]))
+    monkeypatch.setattr(check_packages, "OTHERS_S", 0.2)
+    with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdin is not None
+        assert holder.stdout.readline() == b"held\n"
+        found = look(box)["dpkg"]
+        assert found.status == "fail"
+        assert "Wait until that is over" in found.remedy
+        monkeypatch.setattr(check_packages, "OTHERS_S", 60.0)
+        threading.Timer(1.0, holder.stdin.close).start()
+        assert "dpkg" not in look(box)
+        assert holder.wait(10) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------ docker --
