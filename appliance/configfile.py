@@ -26,22 +26,8 @@ from traitlets.config.loader import (
 
 from appliance import plugins
 from appliance.errors import BadInput, Misconfigured
+from appliance.oldoptions import gone_class, nearest_of, what_became
 from appliance.ports import ByteSize
-
-# Names of JupyterHub's whose nearest one here is not spelled like them.
-RENAMED = {
-    "Authenticator.whitelist": "Authenticator.allowed_users",
-    "Authenticator.blacklist": "Authenticator.blocked_users",
-    "JupyterHub.cookie_secret": "JupyterHub.cookie_secret_file",
-    "JupyterHub.hub_bind_url": "JupyterHub.hub_ip",
-    "JupyterHub.hub_connect_ip": "JupyterHub.hub_ip",
-    "JupyterHub.hub_connect_url": "JupyterHub.hub_ip",
-    "JupyterHub.init_spawners_timeout": "JupyterHub.concurrent_spawn_limit",
-    "JupyterHub.service_tokens": "JupyterHub.services",
-    "JupyterHub.api_tokens": "JupyterHub.services",
-    "DockerSpawner.container_image": "DockerSpawner.image",
-    "DockerSpawner.image_whitelist": "DockerSpawner.allowed_images",
-}
 
 
 class _Loader(PyFileConfigLoader):
@@ -199,6 +185,8 @@ class Checker:
 
     def _no_class(self, section: str, name: str | None) -> str:
         option = f"c.{section}.{name}" if name else f"c.{section}"
+        if gone_class(section):
+            return f"{self.where(section, name or section)}{option} has no effect{what_became(section, name)}"
         for kind in plugins.KINDS:
             if section in {path.partition(":")[2] for path in kind.builtin.values()}:
                 used = next(cls.__name__ for cls in self.by_name[kind.base.__name__])
@@ -211,15 +199,15 @@ class Checker:
         """Return "; the nearest is c.X.y." or the end of the sentence without one."""
         if name is None:
             return self._words(get_close_matches(section, self.by_name, 1))
-        if f"{section}.{name}" in RENAMED:
-            return self._words([RENAMED[f"{section}.{name}"]])
+        if known := what_became(section, name):
+            return known
         options: dict[str, str] = {}
         for found in (*self.by_name.values(), self.by_name.get(section, [])):  # its own class has the last word
             options |= {trait: f"{self._defines(cls, trait)}.{trait}"
                         for cls in found for trait in cls.class_traits(config=True)}
         own = {trait for cls in self.by_name.get(section, ()) for trait in cls.class_traits(config=True)}
-        close = [name] if name in options else get_close_matches(name, own, 1) or get_close_matches(name, options, 1)
-        return self._words([options[trait] for trait in close])
+        close = nearest_of(name, own, options)
+        return self._words([options[close]] if close else [])
 
     @staticmethod
     def _words(found: list[str]) -> str:

@@ -51,6 +51,11 @@ HOMES = Kind(
     {"directory": "appliance.homes.directory:DirectoryHomes", "btrfs": "appliance.homes.btrfs:BtrfsHomes"},
     "How it works", {},
 )
+# packages with Authenticators that are written for JupyterHub, installed or not
+_OLD_AUTHENTICATORS = frozenset({
+    "oauthenticator", "jupyterhub", "nativeauthenticator", "ldapauthenticator", "firstuseauthenticator", "ltiauthenticator",
+    "dummyauthenticator", "tmpauthenticator", "jhub_remote_user_authenticator", "hashauthenticator",
+})
 KINDS = (AUTHENTICATOR, SPAWNER, PROXY, HOMES)
 
 
@@ -82,8 +87,14 @@ def _import(kind: Kind, named: str, option: str) -> Any:
     except AttributeError:
         raise Misconfigured(f"{option}: the module '{module_name}' has no class '{attribute}'.") from None
     except Exception as error:  # whatever the module of an admin or a plugin raises while it is imported
+        if kind is AUTHENTICATOR and module_name.split(".")[0] in _OLD_AUTHENTICATORS:
+            raise Misconfigured(
+                f"{option}: '{named}' is an Authenticator for JupyterHub, and those cannot be used here, because they are "
+                f"given what this program has not. Write a short one: see “{kind.page}” in the documentation. There is: "
+                f"{', '.join(kind.names())}.") from error
         reason = str(error) or type(error).__name__
         if isinstance(error, ModuleNotFoundError) and module_name.split(".")[0] == error.name:
             reason = f"there is no module '{error.name}' in this program's Python"
+        others = [each for each in kind.names() if each != name.lower()]
         raise Misconfigured(
-            f"{option}: '{named}' cannot be imported: {reason}. There is also: {', '.join(kind.names())}.") from error
+            f"{option}: '{named}' cannot be imported: {reason}. There is also: {', '.join(others)}.") from error

@@ -195,6 +195,25 @@ def test_option_we_do_not_have_is_named_with_the_nearest(load: Load, line: str, 
     assert f"the nearest is {nearest}." in notices[0]
 
 
+@pytest.mark.parametrize(("line", "words"), [
+    ("c.JupyterHub.load_groups = {'7b': ['a']}", "put people into them with a roster or with the REST API."),
+    ("c.JupyterHub.admin_access = True", "nobody opens another's server in a browser"),
+    ("c.JupyterHub.hub_connect_ip = 'hub'", "it is not needed"),
+    ("c.JupyterHub.subdomain_host = 'https://x'", "not in this version."),
+    ("c.JupyterHub.template_paths = ['x']", "not in this version."),
+    ("c.DockerSpawner.remove = True", "it is always on"),
+    ("c.ConfigurableHTTPProxy.command = ['x']", "has no effect: there is one proxy, Traefik"),
+    ("c.Authenticator.enable_auth_state = True", "“appliance --help-all” lists"),
+    ("c.MyProxy.comand = 'x'", "there is no class MyProxy here; “appliance --help-all” lists"),
+])
+def test_option_of_jupyterhub_that_is_gone_says_what_to_do_and_names_none_of_another_class(
+        load: Load, line: str, words: str) -> None:
+    notice, = load(line).notices
+    assert notice.startswith("jupyterhub_config.py, line 1: ")
+    assert words in notice
+    assert "nearest" not in notice
+
+
 def test_option_like_none_of_ours_points_to_the_list(load: Load) -> None:
     assert "--help-all" in load("c.JupyterHub.tornado_settings = {}").notices[0]
 

@@ -72,6 +72,17 @@ def test_plugin_that_cannot_be_imported_says_why() -> None:
         plugins.find(plugins.AUTHENTICATOR, "broken")
 
 
+@pytest.mark.usefixtures("installed")
+def test_plugin_that_cannot_be_imported_is_not_offered_instead() -> None:
+    with pytest.raises(Misconfigured, match=r"There is also: local, pam, roster\.$"):
+        plugins.find(plugins.AUTHENTICATOR, "broken")
+
+
+def test_authenticator_of_jupyterhub_leads_to_how_one_is_written_here() -> None:
+    with pytest.raises(Misconfigured, match=r"for JupyterHub, and those cannot be used here.*see “Writing an Authenticator”"):
+        plugins.find(plugins.AUTHENTICATOR, "oauthenticator.GitHubOAuthenticator")
+
+
 @pytest.mark.parametrize("kind", plugins.KINDS, ids=lambda kind: kind.option)
 def test_driver_of_another_kind_is_refused(kind: plugins.Kind) -> None:
     with pytest.raises(Misconfigured, match=f"it is no subclass of appliance.{kind.base.__name__}; see “{kind.page}”"):

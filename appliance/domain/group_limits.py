@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 from appliance.domain.limits import parse_cores
+from appliance.domain.nearest import no_such_keys
 from appliance.domain.offers import ImageChoice, parse_images, parse_limit_bytes
 from appliance.errors import BadOption
 
@@ -42,7 +43,7 @@ def parse_limits(said: object) -> GroupLimits:
     if not isinstance(said, Mapping):
         raise BadOption("The limits of a group are a dictionary.")
     if unknown := sorted(str(key) for key in said if key not in KEYS):
-        raise BadOption(f"A group has no {', '.join(unknown)}; known are {', '.join(KEYS)}.")
+        raise BadOption(no_such_keys("A group", unknown, KEYS))
     return check_properties(said)
 
 

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from appliance.domain.limits import parse_bytes, parse_cores
+from appliance.domain.nearest import no_such_keys
 from appliance.errors import BadOption
 
 _SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PROFILE_KEYS = ("display_name", "slug", "description", "default", "groups", "image", "mem_limit", "cpu_limit", "environment",
                  "default_url")
+_OTHER_PROFILES = (("kubespawner_override", "write the keys of kubespawner_override directly into the profile"),
+                   ("profile_options", "write a profile for each choice instead of profile_options"))
 _START_KEYS = ("image", "mem_limit", "cpu_limit", "environment")
 
 
@@ -107,7 +110,7 @@ def parse_start(said: object, what: str = "What a start is made with") -> StartW
     if not isinstance(said, Mapping):
         raise BadOption(f"{what} is a dictionary.")
     if unknown := sorted(str(key) for key in said if key not in _START_KEYS):
-        raise BadOption(f"{what} has no {', '.join(unknown)}; known are {', '.join(_START_KEYS)}.")
+        raise BadOption(no_such_keys(what, unknown, _START_KEYS))
     return StartWith(
         image=_text(f"{what}: “image”", said["image"]) if said.get("image") else "",
         mem_limit_bytes=parse_limit_bytes(said.get("mem_limit")), cpu_limit=parse_cores(said.get("cpu_limit")),
@@ -128,8 +131,9 @@ def parse_limit_bytes(said: object) -> int | None:
 
 def _image(name: str, said: object) -> ImageChoice:
     if isinstance(said, Mapping):
-        if unknown := sorted(set(map(str, said)) - {"image", "display_name", "description"}):
-            raise BadOption(f"Image “{name}” has no {', '.join(unknown)}; known are image, display_name, description.")
+        known = ("image", "display_name", "description")
+        if unknown := sorted(set(map(str, said)).difference(known)):
+            raise BadOption(no_such_keys(f"Image “{name}”", unknown, known))
         return ImageChoice(name, _text(f"The “image” of “{name}”", said.get("image")),
                            str(said.get("display_name") or name), str(said.get("description") or ""))
     return ImageChoice(name, _text(f"Image “{name}”", said), name)
@@ -140,7 +144,7 @@ def _profile(said: object, number: int) -> Profile:
     if not isinstance(said, Mapping):
         raise BadOption(f"{what} is a dictionary with a “display_name”.")
     if unknown := sorted(str(key) for key in said if key not in _PROFILE_KEYS):
-        raise BadOption(f"{what} has no {', '.join(unknown)}; known are {', '.join(_PROFILE_KEYS)}.")
+        raise BadOption(no_such_keys(what, unknown, _PROFILE_KEYS, _OTHER_PROFILES))
     name = _text(f"{what}: “display_name”", said.get("display_name"))
     slug = str(said.get("slug") or "-".join(re.findall(r"[a-z0-9]+", name.lower())))
     if not _SLUG.fullmatch(slug):
