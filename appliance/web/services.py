@@ -85,7 +85,7 @@ async def proxy_error(visit: Visit) -> Response:
         target = visit.urls.safe_next(f"{parts.path}?{parts.query}" if parts.query else parts.path) or prefix
     except (ValueError, BadNext):
         target = prefix
-    # the proxy answers with the status it asks about, whatever this one is
+    # the proxy answers with the status it asks about, whatever this one is, so that is the one to show
     return _away(visit, service, target if target.startswith(prefix) else prefix, int(visit.param("status")))
 
 
@@ -111,7 +111,7 @@ def _why(service: ServiceDefinition, state: ServiceState) -> str:
 
 def _refuse(visit: Visit, error: ServiceFailed | NotFound, target: str = "", status: int = 0) -> Response:
     if visit.navigates:
-        response = show_error(visit, error, button="Try again" if target else "", button_url=target)
+        response = show_error(visit, error, status=status or None, button="Try again" if target else "", button_url=target)
     else:
         response = error_json(status or status_of(error), error.sentence)
     if target:
