@@ -19,6 +19,8 @@ _SECRETS = (
     # Cookie: a=b; c=d and Set-Cookie: a=b; Path=/ up to the end of the line or of the quoted text
     re.compile(r"""(?i)(\b(?:set-)?cookie\b["']?\s*[:=,]\s*b?["']?)[^"'\r\n]+"""),
     re.compile(r"(appliance-server-[a-z0-9]+=)[^\s;\"',]+"),
+    # what old clients ask whose it is
+    re.compile(r"(authorizations/(?:token|cookie/[^/\s\"']+)/)[^\s\"'?&]+"),
     # user:password@host in a database's address
     re.compile(r"(\w://[^\s:/@]+:)[^\s@/]+(?=@)"),
     re.compile(r"()\beyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"),

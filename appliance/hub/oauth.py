@@ -70,6 +70,10 @@ class OAuth:
     def _ask(self, t: Transaction, params: Mapping[str, Sequence[str]], requester: Requester) -> Question:
         client_id = next(iter(params.get("client_id", ())), "")
         client = self._client(t, client_id) if len(client_id) <= LONGEST_ID else None
+        if client is None and requester.user is not None and (named := read_server_client_id(client_id[:LONGEST_ID])) \
+                and named[0] != requester.user.name:
+            # as if it were up: whether another's server runs is not told
+            raise Refused(f"You may not open {_shown(*named)}.")
         if client is None or requester.user is None:
             raise BadInput("Nobody by this name asks for a sign-in here; if it is a server, it may have been stopped.",
                            action="Start again from your home page.")
@@ -149,7 +153,7 @@ class OAuth:
     def _server_client(self, server: Server) -> OAuthClient:
         return OAuthClient(
             id=server_client_id(server.user_name, server.name), redirect_uri=self._specs.callback(server),
-            shown=f"{server.user_name}'s server" + (f" “{server.name}”" if server.name else ""),
+            shown=_shown(server.user_name, server.name),
             access_scope=server_access_scopes(server.user_name, server.name)[0],
             allowed_scopes=self._specs.oauth_client_allowed_scopes, owner_id=server.user_id)
 
@@ -159,6 +163,10 @@ class OAuth:
             redirect_uri=service.oauth_redirect_uri or f"{self._specs.service_prefix(service.name)}oauth_callback",
             shown=f"the service {service.name}", access_scope=f"access:services!service={service.name}",
             allowed_scopes=service.oauth_client_allowed_scopes, no_confirm=service.oauth_no_confirm)
+
+
+def _shown(user_name: str, server_name: str) -> str:
+    return f"{user_name}'s server" + (f" “{server_name}”" if server_name else "")
 
 
 def _is_up(server: Server) -> bool:

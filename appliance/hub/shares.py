@@ -64,13 +64,7 @@ class Shares:
 
     async def find(self, place: Place, to: With) -> Share:
         """Raises NotFound."""
-        def work(t: Transaction) -> Share:
-            share = store.find(t, _server(t, place).id, **_ids(t, to))
-            if share is None:
-                raise NotFound("There is no such share.")
-            return share
-
-        return await self._db.read(work)
+        return await self._db.read(lambda t: _held(t, place, to))
 
     async def opens(self, server: Server, user: User) -> bool:
         """Say whether the server is shared with this user so that they may open it."""
@@ -129,12 +123,9 @@ class Shares:
     async def leave(self, place: Place, to: With, *, actor: str) -> None:
         """Give up a share. Raises NotFound."""
         def work(t: Transaction) -> tuple[str, bool]:
-            server, ids = _server(t, place), _ids(t, to)
-            before = store.find(t, server.id, **ids)
-            if before is None:
-                raise NotFound("There is no such share.")
-            store.revoke(t, server.id, None, actor=actor, **ids)
-            return server.id, _opens(before)
+            share = _held(t, place, to)
+            store.revoke(t, share.server.id, None, actor=actor, **_ids(t, to))
+            return share.server.id, _opens(share)
 
         server_id, closed = await self._db.transact(work)
         if closed:
@@ -212,6 +203,17 @@ class Shares:
             user = users.find(t, to.user)
             if user is None or not reach.user(to.user, groups.of_users(t, [user.id]).get(user.id, ())):
                 raise Refused("To share with somebody, you need the scope read:users:name.")
+
+
+def _held(t: Transaction, place: Place, to: With) -> Share:
+    """Raises NotFound, in the same words whether there is such a server or not: that is not the holder's to know."""
+    try:
+        share = store.find(t, _server(t, place).id, **_ids(t, to))
+    except NotFound:
+        share = None
+    if share is None:
+        raise NotFound("There is no such share.")
+    return share
 
 
 def _opens(share: Share | None) -> bool:

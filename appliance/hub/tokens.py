@@ -15,6 +15,7 @@ from appliance.store import tokens as store
 from appliance.store.database import Database
 
 MOST_SCOPES = 500
+MOST_TOKENS = 1000      # of one owner, living ones: a program that forgets its own does not fill the disk
 
 
 @dataclass
@@ -26,10 +27,11 @@ class Tokens:
     longest_s: int = 0
 
     async def create(self, owner: User | str, *, note: str = "", expires_in_s: int | None = None,
-                     scopes: Sequence[str] | None = None, by: Requester | None) -> tuple[str, ApiToken]:
+                     scopes: Sequence[str] | None = None, by: Requester | None,
+                     actor: str = "hub") -> tuple[str, ApiToken]:
         """Return a new token and its record. owner: a user, or a service's name. scopes: None for the role "token".
 
-        by: who asks, None for the box itself. Raises BadOption, BadScope, BadInput, Refused, NotFound.
+        by: who asks, None for the box itself, which calls itself `actor`. Raises BadOption, BadScope, BadInput, Refused, NotFound.
         """
         lifetime_s = self.lifetime(expires_in_s)
         given = list(dict.fromkeys(self.permissions.roles.scopes_of([TOKEN]) if scopes is None else map(self._check, scopes)))
@@ -38,10 +40,13 @@ class Tokens:
         if not isinstance(note, str) or len(note) > store.MAX_NOTE:
             raise BadInput(f"A token's note has at most {store.MAX_NOTE} characters.")
         await self._check_held(owner, given, by)
+        if len(await self.list(owner)) >= MOST_TOKENS:
+            raise BadInput(f"There are {MOST_TOKENS} tokens of this owner already.",
+                           action="Revoke those that are not needed, and let new ones expire.")
         user_id, service_name = (None, owner) if isinstance(owner, str) else (owner.id, "")
         return await self.db.transact(lambda t: store.add(
             t, user_id=user_id, service_name=service_name, scopes=given, note=note, expires_in_s=lifetime_s,
-            actor=by.name if by else "hub"))
+            actor=by.name if by else actor))
 
     async def list(self, owner: User | str) -> list[ApiToken]:
         if isinstance(owner, str):
@@ -80,7 +85,7 @@ class Tokens:
             wanted = rights.expanded
         else:
             wanted = expand(scopes, whose, self.permissions.roles.scopes)
-            await self._refuse_missing(rights, wanted, f"{owner if isinstance(owner, str) else owner.name} does")
+            await self._refuse_missing(rights, scopes, whose, f"{owner if isinstance(owner, str) else owner.name} does")
         if by is None:
             return
         needed = f"admin:services!service={owner}" if isinstance(owner, str) else f"tokens!user={owner.name}"
@@ -90,10 +95,19 @@ class Tokens:
         if own and INHERIT in scopes and not by.inherits:
             raise Refused("This token may not make one that may do everything its owner may.",
                           action="Name the scopes that the new token is to have.")
-        await self._refuse_missing(by.rights, wanted, "you do")
+        if INHERIT in scopes:
+            self._refuse(await self.permissions.missing(by.rights, wanted), "you do")
+        await self._refuse_missing(by.rights, scopes, whose, "you do")
 
-    async def _refuse_missing(self, rights: Rights, wanted: frozenset[str], who: str) -> None:
-        missing = await self.permissions.missing(rights, wanted)
+    async def _refuse_missing(self, rights: Rights, scopes: Sequence[str], whose: Owner, who: str) -> None:
+        """Name the scopes as they were asked for, and not all that they bring."""
+        known = self.permissions.roles.scopes
+        if await self.permissions.missing(rights, expand(scopes, whose, known)):
+            self._refuse([scope for scope in scopes
+                          if await self.permissions.missing(rights, expand([scope], whose, known))], who)
+
+    @staticmethod
+    def _refuse(missing: Sequence[str], who: str) -> None:
         if missing:
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise Refused(f"A token cannot have what {who} not hold: {shown}.", action="Leave these scopes out.")
