@@ -31,7 +31,8 @@ class Tokens:
                      actor: str = "hub") -> tuple[str, ApiToken]:
         """Return a new token and its record. owner: a user, or a service's name. scopes: None for the role "token".
 
-        by: who asks, None for the box itself, which calls itself `actor`. Raises BadOption, BadScope, BadInput, Refused, NotFound.
+        by: who asks, None for the box itself, which calls itself `actor`. Raises BadOption, BadScope, BadInput, Refused,
+        NotFound.
         """
         lifetime_s = self.lifetime(expires_in_s)
         given = list(dict.fromkeys(self.permissions.roles.scopes_of([TOKEN]) if scopes is None else map(self._check, scopes)))
