@@ -8,16 +8,18 @@ import anyio
 
 from appliance.config import Settings
 from appliance.domain.names import SMOKE_USER, validate_new_username, validate_username
-from appliance.domain.scopes import INHERIT, check
+from appliance.domain.scopes import INHERIT
 from appliance.domain.user import User
 from appliance.errors import ApplianceError, BadInput, NotFound
+from appliance.hub.permissions import Permissions
+from appliance.hub.tokens import Tokens
 from appliance.importer import Importing
 from appliance.jupyterhubfile import OldHub
 from appliance.main import make_authenticator, make_spawner, open_store
 from appliance.ports import Homes
 from appliance.roster import Applying
 from appliance.rosterfile import Person
-from appliance.store import groups, tokens, users
+from appliance.store import groups, users
 from appliance.store.database import Database, Transaction
 
 
@@ -105,14 +107,17 @@ class Admin:
 
     def create_token(self, name: str, note: str = "", expires_in_s: int | None = None,
                      scopes: Sequence[str] = (INHERIT,)) -> str:
-        """scopes: as they are written; what the account does not hold, the token does not either. Raises BadScope too."""
-        known = self.settings.roles.scopes
-        checked = [check(scope, known) for scope in dict.fromkeys(scopes)]
+        """scopes: as they are written. Raises BadScope too, and Refused for what the account does not hold."""
+        found = self._db.run(lambda t: users.find(t, validate_username(name)), write=False)
+        if found is None:
+            raise NotFound(f"There is no user {name}.")
+        user: User = found
+        # its own lifetime was checked by the command; the longest one of the configuration is for people
+        given = Tokens(self._db, Permissions(self._db, self.settings.roles, b""))
 
-        def work(t: Transaction) -> str:
-            user = users.find(t, validate_username(name))
-            if user is None:
-                raise NotFound(f"There is no user {name}.")
-            return tokens.add(t, user_id=user.id, note=note, expires_in_s=expires_in_s, scopes=checked, actor="appliance")[0]
+        async def work() -> str:
+            secret, _ = await given.create(
+                user, note=note, expires_in_s=expires_in_s, scopes=scopes, by=None, actor="appliance")
+            return secret
 
-        return self._db.run(work)
+        return anyio.run(work)

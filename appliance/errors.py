@@ -80,7 +80,7 @@ class TooManyServers(BadInput):
 class BadScope(BadInput):
     code = "bad-scope"
     sentence = "That is not a scope that can be given."
-    action = "See the list of scopes on the page about the REST API."
+    action = "See the list of scopes at the end of the page /hub/api/docs."
 
 
 class Exists(BadInput):

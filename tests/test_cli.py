@@ -341,6 +341,7 @@ def test_a_token_may_be_given_less_than_its_account_may(run: Run) -> None:
     assert found.scopes == ("read:users!user", "servers!user")
     refused(run("token", "alice", "--scope", "read:everything"), "no scope “read:everything”")
     refused(run("token", "alice", "--scope", "users!team=x"), "is no filter")
+    refused(run("token", "alice", "--scope", "admin:users"), "what alice does not hold: admin:users")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "", "soon", "1y", "0d", "1e9", "99999999w"])

@@ -185,10 +185,12 @@ class Offers:
         if of_profile:
             profile_s = next((each.image for each in own if each.is_called(of_profile)), of_profile)
             if asked and strict and asked not in (of_profile, profile_s):
-                raise ImageNotAllowed("That profile comes with an environment of its own.")
+                raise _by_profile(offer)
             return profile_s
         choice = offer.image(asked) if asked else None
         if choice is None:
+            if asked and strict and offer.profiles:
+                raise _by_profile(offer)
             if (asked and strict) or not offer.images:
                 raise ImageNotAllowed(evidence=f"Asked for {str(asked)[:200]!r}.")
             choice = offer.images[0]
@@ -242,6 +244,11 @@ class Offers:
                   if isinstance(image, str) and each.is_called(image))
         profiles = (profile.display_name for profile in self.spawner.profiles() if profile.slug == slug)
         return next(profiles, None) or next(images, "")
+
+
+def _by_profile(offer: Offer) -> BadOption:
+    slugs = ", ".join(profile.slug for profile in offer.profiles)
+    return BadOption(f"Here people choose a profile, not an image: {slugs}.", action="Choose one of those that are offered.")
 
 
 def _first(*values: _Value | None) -> _Value | None:

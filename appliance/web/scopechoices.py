@@ -11,8 +11,8 @@ from appliance.web import words
 _OWN = ("read:users", "users:activity", "read:servers", "servers", "access:servers", "tokens", "shares")
 _REST, _CUSTOM = "The Hub", "Of this box's own"
 # how a scope's name ends tells what it is about; the first that fits
-_SUBJECTS = (("shares", "Shares"), ("users", "Users"), ("auth_state", "Users"), ("servers", "Servers"), ("server_state", "Servers"),
-             ("tokens", "Tokens"), ("groups", "Groups"), ("services", "Services"))
+_SUBJECTS = (("shares", "Shares"), ("users", "Users"), ("auth_state", "Users"), ("servers", "Servers"),
+             ("server_state", "Servers"), ("tokens", "Tokens"), ("groups", "Groups"), ("services", "Services"))
 _ORDER = ("Users", "Servers", "Groups", "Services", "Shares", "Tokens", _REST, _CUSTOM)
 _OF_A_SUBJECT = ("users:activity", "read:users:name", "read:users:groups", "read:users:activity", "read:groups:name",
                  "read:services:name")

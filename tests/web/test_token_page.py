@@ -86,7 +86,8 @@ async def test_a_token_may_be_limited_to_what_is_ticked_and_written(room: Classr
 
 
 @pytest.mark.parametrize("fields", [{"scope": ["read:users!user"]}, {"more": "read:users!user"}])
-async def test_whoever_names_something_gets_no_more_wherever_the_button_stands(room: Classroom, fields: dict[str, object]) -> None:
+async def test_whoever_names_something_gets_no_more_wherever_the_button_stands(
+        room: Classroom, fields: dict[str, object]) -> None:
     alice = await room.person("alice")
     page = await make(alice, limit="all", **fields)
     [token] = await kept(room)
@@ -121,7 +122,8 @@ async def test_many_scopes_stand_by_what_they_are_about_below_the_free_text(room
     page = (await teacher.get("/hub/token")).text.partition("<summary>More</summary>")[2]
     parts = re.split(r"<h3[^>]*>(.*?)</h3>", page)
     assert 'name="more"' in parts[0]
-    found = {subject: re.findall(r'name="scope" value="([^"]*)"', text) for subject, text in zip(parts[1::2], parts[2::2], strict=True)}
+    found = {subject: re.findall(r'name="scope" value="([^"]*)"', text)
+             for subject, text in zip(parts[1::2], parts[2::2], strict=True)}
     assert list(found) == ["Users", "Servers", "Groups", "Services", "Shares", "Tokens", "The Hub"]
     assert {"admin:users", "users", "read:users:name", "read:roles:users", "admin:auth_state"} <= set(found["Users"])
     assert {"users:shares", "groups:shares", "shares"} <= set(found["Shares"])

@@ -16,7 +16,7 @@ from appliance.domain.scopes import Reach
 from appliance.domain.server import Server
 from appliance.domain.user import Group
 from appliance.errors import BadInput, BadName, MissingScope, MustChangePassword, NotFound, NotSignedIn, Refused
-from appliance.web import security
+from appliance.web import cookies, security
 from appliance.web.api import schema
 from appliance.web.api.schema import Schema
 from appliance.web.errors import error_json
@@ -69,6 +69,7 @@ class Operation:
     responses: Mapping[int, Schema | None] = field(default_factory=dict)     # None: without a body
     media_type: str = "application/json"
     deprecated: bool = False
+    makes: bool = False                     # a server that is not there yet: a bad name is told, and is no missing one
     by_password: bool = False               # {"auth": {"username": …, "password": …}} in the body stands for a token
     hides: bool = True                      # a filter that does not fit answers 404, as if nothing were there; else 403
 
@@ -91,7 +92,9 @@ class Call:
     @property
     def requester(self) -> Requester:
         if self.known is None:
-            raise NotSignedIn()
+            raise NotSignedIn() if cookies.session_names(self.visit.cookies) else NotSignedIn(
+                f"There is no token in this request. Send the header “Authorization: token …”; make one on "
+                f"{self.visit.hub_url('token')}.")
         return self.known
 
     @property
@@ -110,10 +113,12 @@ class Call:
 
     @property
     def server_name(self) -> str:
-        """"" is the default server. Raises NotFound for what cannot be one's name."""
+        """"" is the default server. Raises NotFound for what cannot be one's name, BadName where one would be made."""
         try:
             return validate_servername(self.visit.param("server"))
         except BadName:
+            if self.operation.makes:
+                raise
             raise NotFound("There is no such server.") from None
 
     @property

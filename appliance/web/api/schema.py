@@ -7,6 +7,7 @@ JSON Schema takes longer to import than the rest of the Hub's web side.)
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from appliance.errors import BadInput
@@ -112,7 +113,9 @@ def _check_object(value: dict[str, Any], schema: Schema, where: str) -> None:
         raise BadInput(f"{_what(where)} needs {_listed(missing)}.")
     unknown = sorted(value.keys() - properties.keys())
     if unknown and more is False:
-        known = f"; there are {_listed(sorted(properties))}" if properties else ""
+        near = list(dict.fromkeys(near for name in unknown[:5] for near in get_close_matches(name, properties, 1)))
+        known = f"; the nearest is {_listed(near)}" if near else (
+            f"; there are {_listed(sorted(properties))}" if properties else "")
         raise BadInput(f"{_what(where)} has nothing called {_listed([name[:60] for name in unknown[:5]])}{known}.")
     _check_size(len(value), schema, "Properties", where, "entries")
     for name, inner in value.items():

@@ -72,7 +72,7 @@ _BODY = obj({
     "expires_in": nullable({"type": "integer", "minimum": 1, "maximum": 10 * 365 * 86_400}),
     "scopes": nullable(array(TEXT, maxItems=500)), "roles": nullable(array(TEXT, maxItems=100)),
     "auth": nullable(obj({"username": TEXT, "password": TEXT}, required=("username", "password"))),
-}, more=True, description="expires_in: seconds. Without scopes, the token may what its owner may. auth: name and password of "
+}, description="expires_in: seconds. Without scopes, the token may what its owner may. auth: name and password of "
                           "who asks, instead of a token.")
 _OF_USER, _ONE = "users/{name}/tokens", "users/{name}/tokens/{token_id}"
 

@@ -57,6 +57,16 @@ async def test_no_server_hides_a_page_of_the_default_one(name: str, alice: Clien
     await alice.patch("users/alice/servers/fine", {"name": name}, 400)
 
 
+@NAMED
+async def test_a_name_that_cannot_be_is_told_to_whoever_makes_a_server(alice: Client) -> None:
+    for call in (alice.post, alice.put):
+        refused = await call("users/alice/servers/My%20Thing", {}, 400)
+        assert refused["message"].startswith("A name cannot contain a blank; use letters")
+    for method in ("GET", "PATCH", "DELETE"):
+        answer = await alice(method, "users/alice/servers/My%20Thing", json={"name": "x"} if method == "PATCH" else None)
+        assert answer.status_code == 404
+
+
 @pytest.mark.parametrize("said", [
     {"image": "evil:latest"}, {"image": "py:1 "}, {"image": 5}, {"image": ["R"]}, {"profile": "none"}, {"__bytes__": "x"},
     {"a": {"__date__": 1}}, {"a\u0000": 1}, {"a": "\u0000"}, {"big": "x" * 20_000}, {"x" * 200: 1}])
@@ -103,3 +113,23 @@ async def test_who_may_not_change_groups_changes_no_limits(alice: Client, admin:
     await admin.post("groups/7b")
     await admin.post("groups/7b/users", {"users": ["alice"]}, 200)
     assert (await alice("PUT", "groups/7b/properties", json={"mem_limit": "64G"})).status_code in (403, 404)
+
+
+async def test_properties_that_would_do_nothing_are_refused(admin: Client, spawner: FakeSpawner) -> None:
+    await admin.post("groups/7b")
+    spawner.profile_list = [{"display_name": "Lessons"}]
+    refused = await admin.put("groups/7b/properties", {"profiles": ["lesson"]}, 400)
+    assert "no profile of the configuration is; the nearest is “lessons”" in refused["message"]
+    for said in ({"image": "py:2"}, {"allowed_images": ["py:2"]}, {"allowed_images": {"Python": "py:2"}}):
+        refused = await admin.put("groups/7b/properties", said, 400)
+        assert "names no image “py:2”" in refused["message"]
+        assert "the nearest is “py:1”" in refused["message"]
+    assert (await admin.get("groups/7b"))["properties"] == {}
+    fine = {"image": "py:1", "allowed_images": {"Statistics": "R"}, "profiles": ["lessons"], "room": "12"}
+    assert (await admin.put("groups/7b/properties", fine))["properties"] == fine
+
+
+async def test_a_profile_s_nearest_is_named(alice: Client, spawner: FakeSpawner) -> None:
+    spawner.profile_list = [{"display_name": "Lessons"}, {"display_name": "Exam"}]
+    refused = await alice.post("users/alice/server", {"profile": "lesson"}, 400)
+    assert "That profile is not offered to you; the nearest is “lessons”." in refused["message"]

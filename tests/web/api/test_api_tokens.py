@@ -58,6 +58,7 @@ async def test_longest_life_holds_however_it_is_asked_for(alice: Client) -> None
 BODIES_OF_NONE: tuple[Any, ...] = (
     {"scopes": "all"}, {"scopes": [1]}, {"scopes": ["everything"]}, {"scopes": ["read:users!"]}, {"scopes": ["read:users!=x"]},
     {"scopes": ["read:users!group"]}, {"scopes": ["x" * 5000]}, {"scopes": ["self"] * 501}, {"note": 1}, {"note": "x" * 201},
+    {"expires": 5}, {"expires_in": 60, "scope": ["self"]},
     {"roles": "admin"}, {"roles": ["nobody"]}, {"roles": ["user"], "scopes": ["self"]}, {"roles": [None]}, [])
 
 
@@ -66,6 +67,26 @@ async def test_bodies_that_make_no_token(alice: Client) -> None:
     for body in BODIES_OF_NONE:
         await alice.post(MINE, body, 400)
     assert (await alice.get(MINE))["api_tokens"] == before
+
+
+async def test_a_key_that_is_none_is_told_with_the_nearest(alice: Client) -> None:
+    refused = await alice.post(MINE, {"expires": 5}, 400)
+    assert refused["message"] == "The body has nothing called “expires”; the nearest is “expires_in”."
+    assert "there are “auth”, “expires_in”" in (await alice.post(MINE, {"zzz": 5}, 400))["message"]
+
+
+async def test_what_was_asked_for_is_named_and_not_all_that_it_brings(alice: Client) -> None:
+    refused = await alice.post(MINE, {"scopes": ["read:users!user", "admin:users", "servers!user=bob"]}, 403)
+    assert refused["message"] == "A token cannot have what alice does not hold: admin:users, servers!user=bob."
+
+
+async def test_no_token_is_told_with_where_to_get_one(house: House, stranger: Client) -> None:
+    for headers in ({}, {"Authorization": "0123"}, {"Authorization": "Basic eDp5"}):
+        said = (await stranger.get("users", 403, headers=headers))["message"]
+        assert said == ("There is no token in this request. Send the header “Authorization: token …”; make one on "
+                        "/hub/token.")
+    browser = {"Cookie": "jupyterhub-hub-login=ended"}
+    assert (await stranger.get("users", 403, headers=browser))["message"] == "Please sign in first."
 
 
 async def test_nobody_hands_out_what_they_do_not_hold(house: House, alice: Client) -> None:
