@@ -154,6 +154,12 @@ def fixed_config(edge: Edge) -> Config:
                     "entryPoints": ["web"], "rule": "PathPrefix(`/`)", "priority": 1,
                     "service": "hub", "middlewares": ["hsts", *edge.to_hub], **_tls(edge),
                 },
+                # old clients say a token in the path, which no log may hold
+                "hub-unlogged": {
+                    "entryPoints": ["web"], "rule": f"PathPrefix(`{edge.base_url}hub/api/authorizations/`)", "priority": 2,
+                    "service": "hub", "middlewares": ["hsts", *edge.to_hub], "observability": {"accessLogs": False},
+                    **_tls(edge),
+                },
                 "api": {
                     "entryPoints": ["api"], "rule": "PathPrefix(`/api`)", "priority": 1,
                     "service": "api@internal", "middlewares": ["api-password"],

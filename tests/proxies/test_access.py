@@ -297,6 +297,7 @@ async def test_the_log_of_requests_holds_no_secret(box: Box, route: Route) -> No
     await box.ask("/user/alice/logged?secret=in-the-query", f"Cookie: {cookie_of(route)}",
                   "Referer: http://box/?secret=in-the-query", "Authorization: token users-api-token")
     await box.ask("/user/alice/logged?token=in-the-query", "Authorization: token good")
+    await box.ask("/hub/api/authorizations/token/in-the-path")
     await box.ask("/hub/logged?code=in-the-query")
     log = box.folder / "access.log"
     for _ in range(100):
@@ -307,5 +308,5 @@ async def test_the_log_of_requests_holds_no_secret(box: Box, route: Route) -> No
     assert text.count("/logged") == 3
     text += (box.folder / "traefik.log").read_text() + (box.folder / "output.log").read_text()
     password = json.loads((box.folder / "api.json").read_text())["password"]
-    for secret in ("in-the-query", route.capabilities[0], TOKEN, "users-api-token", "token good", HUB_SECRET, password):
+    for secret in ("in-the-query", "in-the-path", route.capabilities[0], TOKEN, "users-api-token", "token good", HUB_SECRET, password):
         assert secret not in text, secret
