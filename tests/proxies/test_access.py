@@ -308,5 +308,6 @@ async def test_the_log_of_requests_holds_no_secret(box: Box, route: Route) -> No
     assert text.count("/logged") == 3
     text += (box.folder / "traefik.log").read_text() + (box.folder / "output.log").read_text()
     password = json.loads((box.folder / "api.json").read_text())["password"]
-    for secret in ("in-the-query", "in-the-path", route.capabilities[0], TOKEN, "users-api-token", "token good", HUB_SECRET, password):
+    for secret in ("in-the-query", "in-the-path", route.capabilities[0], TOKEN, "users-api-token", "token good", HUB_SECRET,
+                   password):
         assert secret not in text, secret
