@@ -176,6 +176,7 @@ class Settings:
     metrics_token_file: Path | None
     named_servers: NamedServers
     group_limits: Mapping[str, GroupLimits]
+    group_limits_at: str            # "file, line 3: " for a sentence about them, "" if nothing is said of them
     roles: Roles
     services: tuple[ServiceDefinition, ...]
     token_expires_in_max_seconds: int   # 0: no more than what holds anyway
@@ -343,6 +344,7 @@ class _Resolver:
             authenticate_prometheus=hub.authenticate_prometheus,
             metrics_token_file=Path(hub.metrics_token_file).absolute() if hub.metrics_token_file else None,
             named_servers=self.named_servers(), group_limits=self.group_limits(),
+            group_limits_at=self.checker.where("JupyterHub", "group_limits") if hub.group_limits else "",
             roles=(roles := self.roles()), services=self.services(roles),
             token_expires_in_max_seconds=hub.token_expires_in_max_seconds,
             oauth_token_expires_in=hub.oauth_token_expires_in,

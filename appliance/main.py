@@ -80,7 +80,10 @@ class Box:
         capability_key = derive_key(secret, "capability")
         changes = Changes(self.db)
         routes = Routes(urls, self.spawner, capability_key, token_key, settings.public_origin)
-        offers = Offers(self.spawner, self._standing, settings.named_servers, settings.group_limits)
+        try:
+            offers = Offers(self.spawner, self._standing, settings.named_servers, settings.group_limits)
+        except Misconfigured as error:
+            raise Misconfigured(f"{settings.group_limits_at}{error.sentence}") from error
         specs = Specs(urls, self.spawner, settings.hub_port, token_key, settings.public_origin, offers)
         self._probe = Probe()
         lifecycle = Lifecycle(self.db, self.spawner, self.proxy, self.homes, self.authenticator, routes, specs, changes,
@@ -107,7 +110,7 @@ class Box:
                        MetricsAccess(settings.authenticate_prometheus, settings.metrics_token_file),
                        permissions, Tokens(self.db, permissions, settings.token_expires_in_max_seconds),
                        Directory(self.db, self.homes, self.reconciler.wake, settings.api_page_default_limit,
-                                 settings.api_page_max_limit), activity := Activity(self.db),
+                                 settings.api_page_max_limit, offers.check_properties), activity := Activity(self.db),
                        Control(self.db, self.proxy, self.reconciler.set_all_routes, self.reconciler.wake,
                                lambda: signal.raise_signal(signal.SIGTERM), versions(settings)),
                        OAuth(self.db, specs, self.services.all, token_key, permissions.by_token,

@@ -55,7 +55,10 @@ def test_a_default_server_without_named_servers_is_none(load: object) -> None:
     ("c.JupyterHub.default_server_name = 'lab'", "page of every server"),
     ("c.Spawner.profile_list = [{'name': 'A'}]", "Profile 1 has no name"),
     ("c.DockerSpawner.profile_list = [{'display_name': 'A', 'mem_limit': 5}]", "at least 16M"),
-    ("c.DockerSpawner.allowed_images = {'R': {'img': 'r:1'}}", "known are image"),
+    ("c.DockerSpawner.allowed_images = {'R': {'img': 'r:1'}}", "the nearest is “image”, and known are image"),
+    ("c.JupyterHub.group_limits = {'7b': {'memlimit': '1G'}}", "the nearest is “mem_limit”"),
+    ("c.Spawner.profile_list = [{'display_name': 'A', 'kubespawner_override': {}}]",
+     "write the keys of kubespawner_override directly into the profile."),
     ("c.Spawner.options_form = 5", "text in quotes or a function"),
     ("c.Spawner.options_from_form = 'advanced'", "a function or one of"),
     ("c.Spawner.apply_user_options = {'a': 'b'}", "a function"),
@@ -69,5 +72,6 @@ def test_what_cannot_be_is_refused_with_file_line_and_reason(load: object, line:
 
 def test_a_group_s_profiles_have_to_be_there(load: object) -> None:
     settings = load("c.JupyterHub.group_limits = {'7b': {'profiles': ['a']}}")  # type: ignore[operator]
+    assert settings.group_limits_at == "jupyterhub_config.py, line 2: "
     with pytest.raises(Misconfigured, match="not in profile_list"):
         Offers(settings.make(settings.spawner_class), lambda user_id: None, settings.named_servers, settings.group_limits)

@@ -24,13 +24,14 @@ _SHOWN_NAMES = 5
 
 @dataclass
 class Directory:
-    """wake: told the id of each server that a change concerns."""
+    """wake: told the id of each server that a change concerns. check_properties: raises BadOption for a group's."""
 
     db: Database
     homes: Homes
     wake: Callable[[str], None]
     page_default_limit: int = 50
     page_max_limit: int = 200
+    check_properties: Callable[[Mapping[str, Any]], object] = check_properties
 
     # -- users ---------------------------------------------------------------------------------------------------------
     async def person(self, name: str) -> Person | None:
@@ -111,7 +112,7 @@ class Directory:
 
     async def set_properties(self, group: Group, properties: Mapping[str, Any], *, actor: str) -> Group:
         """Raises BadOption for a wrong value of a key that limits members' servers; all others are anybody's."""
-        check_properties(properties)
+        self.check_properties(properties)
         return await self.db.transact(lambda t: groups.set_properties(t, group.id, properties, actor=actor))
 
 

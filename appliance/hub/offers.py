@@ -12,8 +12,9 @@ from typing import TypeVar
 
 import anyio.to_thread
 
-from appliance.domain.group_limits import GroupLimits, merged, of_group, read_properties
+from appliance.domain.group_limits import GroupLimits, check_properties, merged, of_group, read_properties
 from appliance.domain.names import validate_display_name, validate_new_servername, validate_servername
+from appliance.domain.nearest import nearest
 from appliance.domain.offers import ImageChoice, NamedServers, Person, Profile, StartWith, parse_start
 from appliance.domain.server import Server
 from appliance.domain.user import User
@@ -64,7 +65,24 @@ class Offers:
         for group, limits in self.group_limits.items():
             if unknown := sorted(set(limits.profiles or ()) - slugs):
                 raise Misconfigured(f"c.JupyterHub.group_limits[{group!r}] names the profile {', '.join(unknown)}, which is "
-                                    "not in profile_list.")
+                                    f"not in profile_list{nearest(unknown[0], slugs)}.")
+
+    def check_properties(self, said: Mapping[str, object]) -> None:
+        """Raises BadOption for a group's properties that would do nothing, because the configuration names no such image or
+        profile."""
+        limits = check_properties(said)
+        slugs = [profile.slug for profile in self.spawner.profiles()]
+        for slug in limits.profiles or ():
+            if slug not in slugs:
+                raise BadOption(f"“profiles” names “{slug}”, which no profile of the configuration is{nearest(slug, slugs)}.")
+        known = self.spawner.image_choices()
+        for choice in limits.named_images():
+            if not known:
+                raise BadOption("Servers have no image to choose here, so a group cannot have one.")
+            if self._known(choice) is None:
+                names = [name for each in (*known, *self._of_groups()) for name in (each.name, each.image)]
+                raise BadOption(f"The configuration names no image “{choice.image}”, and a group's properties choose among "
+                                f"its images{nearest(choice.image, names)}.")
 
     async def of(self, user: User, server: Server | None = None) -> Offer:
         return await self._of(user.id, user.name, server.user_options if server else {})
@@ -82,24 +100,26 @@ class Offers:
         own = self.spawner.image_choices()
         if not own:
             return ()
-        configured = [each for group in self.group_limits.values() for each in group.named_images()]
-
-        def find(said: ImageChoice) -> ImageChoice | None:
-            # what somebody wrote into a group's properties chooses among the images of the configuration, and adds none
-            for each in own:
-                if each.is_called(said.image):
-                    return each if said.name == said.image else replace(said, image=each.image)
-            return said if said in configured else next((each for each in configured if each.is_called(said.image)), None)
-
         images = own if limits.allowed_images is None else tuple(
-            choice for said in limits.allowed_images if (choice := find(said)))
-        first = limits.image and find(ImageChoice(limits.image, limits.image, limits.image))
+            choice for said in limits.allowed_images if (choice := self._known(said)))
+        first = limits.image and self._known(ImageChoice(limits.image, limits.image, limits.image))
         if first:
             listed = next((choice for choice in images if choice.image == first.image), first)
             images = (listed, *(choice for choice in images if choice.image != first.image))
         elif limits.allowed_images is not None and own[0] in images:
             images = (own[0], *(choice for choice in images if choice is not own[0]))
         return tuple(dict.fromkeys(images))
+
+    def _known(self, said: ImageChoice) -> ImageChoice | None:
+        """Return an image of the configuration: what somebody wrote into a group's properties chooses, and adds none."""
+        for each in self.spawner.image_choices():
+            if each.is_called(said.image):
+                return each if said.name == said.image else replace(said, image=each.image)
+        configured = self._of_groups()
+        return said if said in configured else next((each for each in configured if each.is_called(said.image)), None)
+
+    def _of_groups(self) -> list[ImageChoice]:
+        return [each for group in self.group_limits.values() for each in group.named_images()]
 
     # -- named servers -----------------------------------------------------------------------------------------------
     async def check_name(self, offer: Offer, name: str, *, exists: bool) -> tuple[str, int]:
@@ -170,7 +190,8 @@ class Offers:
     def _profile(offer: Offer, slug: object, *, strict: bool) -> Profile | None:
         profile = offer.profile(slug)
         if profile is None and strict and slug not in (None, ""):
-            raise BadOption("That profile is not offered to you.", action="Choose one of those that are offered.")
+            near = nearest(slug, (each.slug for each in offer.profiles))
+            raise BadOption(f"That profile is not offered to you{near}.", action="Choose one of those that are offered.")
         return profile or next(iter(offer.profiles), None)
 
     def _image(self, offer: Offer, of_profile: str, asked: object, *, strict: bool) -> str:
@@ -239,8 +260,7 @@ class Offers:
     def label(self, server: Server) -> str:
         """Return what people see of what they chose, "" where there was no choice."""
         slug, image = server.user_options.get("profile"), server.user_options.get("image")
-        of_groups = (each for group in self.group_limits.values() for each in group.named_images())
-        images = (each.display_name for each in (*self.spawner.image_choices(), *of_groups)
+        images = (each.display_name for each in (*self.spawner.image_choices(), *self._of_groups())
                   if isinstance(image, str) and each.is_called(image))
         profiles = (profile.display_name for profile in self.spawner.profiles() if profile.slug == slug)
         return next(profiles, None) or next(images, "")
