@@ -22,8 +22,8 @@ from appliance.hub.lifecycle import Lifecycle, left_s
 from appliance.hub.reboot import Marker
 from appliance.hub.rebuild import adopt_unknown
 from appliance.ports import ActualServer, ActualState
+from appliance.store import events, sessions
 from appliance.store import servers as store
-from appliance.store import sessions
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +244,11 @@ class Reconciler:
     async def _reconcile(self, server_id: str) -> None:
         server = await self._life.get(server_id)
         if server is None:
-            log.warning("Ending server %s: it is nobody's.", server_id)
+            last = await self._db.read(lambda t: events.of_server(t, server_id, limit=1))
+            if last:    # of one that was never here, or that a database brought back from a copy does not know, there is none
+                log.info("Server %s of %s is deleted: what is left of it is ended.", server_id, last[0].user_name)
+            else:
+                log.warning("Ending server %s: it is nobody's.", server_id)
             self._leave(server_id)
             await self._life.proxy.remove(server_id)
             await self._spawner.stop(server_id)

@@ -40,6 +40,7 @@ class ServiceKeeper:
         watched = service.managed or service.has_address
         self.state = ServiceState(ServicePhase.STARTING if watched else ServicePhase.CLIENT, _now(), url=service.url)
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._quiet = False             # one that ends again and again is told of ever more rarely
         self._counted_from, self._logged, self._left_out = 0.0, 0, 0
         self._news = anyio.Event()      # set when the state changes
         self.tried = anyio.Event()      # set once it was started, or could not be for a reason of its own
@@ -57,7 +58,7 @@ class ServiceKeeper:
         self, runner: ServiceRunner, spec: Callable[[], Awaitable[ServiceSpec]], may_start: Callable[[], bool],
     ) -> None:
         """Run it for ever; ends when cancelled, and the runner ends it then or leaves it running."""
-        ends = 0
+        ends, said = 0, ""
         while True:
             if not may_start():
                 if self.state.phase is not ServicePhase.WAITING:
@@ -76,14 +77,36 @@ class ServiceKeeper:
             ends = 1 if anyio.current_time() - began_at >= STABLE_S else ends + 1
             pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(ends - 1, 10))
             phase = ServicePhase.FAILED if ends >= FAILED_AFTER else ServicePhase.RESTARTING
-            log.error("The service %s has ended. %s It is started again in %.0f s.%s", self.service.name, why, pause_s,
-                      f" It has ended {ends} times in a row." if ends > 1 else "")
+            rare = ends <= FAILED_AFTER or ends & (ends - 1) == 0
+            if rare or why != said:
+                log.error("The service %s has ended. %s It is started again in %.0f s.%s", self.service.name, why, pause_s,
+                          f" It has ended {ends} times in a row." if ends > 1 else "")
+            said, self._quiet = why, ends >= FAILED_AFTER
             self._enter(phase, said=why, restarts=self.state.restarts + 1, url="", pid=0)
             await self._told()
             await anyio.sleep(pause_s)
 
     async def _live(self, runner: ServiceRunner, spec: Callable[[], Awaitable[ServiceSpec]]) -> str:
         """Run it once and return why it does not run any more. Raises EngineDown."""
+        why, down = "", None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._speak_up)
+            try:
+                why = await self._run(runner, spec)
+            except EngineDown as error:
+                down = error
+            tasks.cancel_scope.cancel()
+        if down is not None:
+            raise down
+        return why
+
+    async def _speak_up(self) -> None:
+        await anyio.sleep_until(anyio.current_time() + STABLE_S)
+        if self._quiet:
+            self._quiet = False
+            log.info("The service %s runs again.", self.service.name)
+
+    async def _run(self, runner: ServiceRunner, spec: Callable[[], Awaitable[ServiceSpec]]) -> str:
         try:
             return f"It ended {await runner.run(await spec(), self._started, self._line)}."
         except EngineDown:
@@ -95,7 +118,8 @@ class ServiceKeeper:
             return "The Hub's log tells why."
 
     async def _started(self, start: ServiceStart) -> None:
-        log.info("The service %s runs%s.", self.service.name, f" as process {start.pid}" if start.pid else "")
+        if not self._quiet:
+            log.info("The service %s runs%s.", self.service.name, f" as process {start.pid}" if start.pid else "")
         phase = ServicePhase.STARTING if self.service.has_address else ServicePhase.RUNNING
         self._enter(phase, pid=start.pid, url=self.service.url or start.url)
         await self._told()
@@ -109,7 +133,7 @@ class ServiceKeeper:
         if self._secret:
             text = text.replace(self._secret, "[redacted]")
         self._lines.append(text)
-        if self._fits():
+        if not self._quiet and self._fits():
             log.info("%s: %s", self.service.name, text)
 
     def _fits(self) -> bool:
@@ -136,7 +160,8 @@ class ServiceKeeper:
                 continue        # it has ended meanwhile, or it is another start
             if answers:
                 if state.phase is not ServicePhase.RUNNING:
-                    log.info("The service %s answers.", self.service.name)
+                    if not self._quiet:
+                        log.info("The service %s answers.", self.service.name)
                     self._enter(ServicePhase.RUNNING)
                 await self._until_news(LOOK_S)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -168,7 +169,8 @@ async def test_made_changed_and_deleted_while_it_does_not_run(world: World) -> N
             await hub.servers.delete(alice, "", actor="alice")
 
 
-async def test_a_running_server_is_stopped_and_then_deleted(world: World) -> None:
+async def test_a_running_server_is_stopped_and_then_deleted(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     world.engine.stop_takes_s = 0.2
     async with world.hub() as hub:
         alice, server = await hub.user(), await start(hub, "lab2")
@@ -176,6 +178,11 @@ async def test_a_running_server_is_stopped_and_then_deleted(world: World) -> Non
         assert going is not None
         assert going.wanted is Wanted.STOPPED
         await hub.gone(server.id)
+        hub.reconciler.wake(server.id)      # as the engine's word that its container is gone does
+        with anyio.fail_after(5):
+            while f"Server {server.id} of alice is deleted" not in caplog.text:
+                await anyio.sleep(0.01)
+        assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
         again = await hub.servers.create(alice, "lab2", actor="alice")
         assert again.id != server.id
 

@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -222,6 +223,43 @@ async def test_one_that_crashes_at_once_is_tried_ever_more_rarely(world: World, 
             "The service broken does not run. It ended with status 4."]
         assert services.count()["failed"] == 1
     assert "The service broken has ended. It ended with status 4." in caplog.text
+
+
+async def test_one_that_crashes_for_ever_is_told_of_ever_more_rarely(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(servicekeeper, "LONGEST_PAUSE_S", 0.02)
+    book = Book(world, {"name": "broken", "command": python("print('no database'); raise SystemExit(4)")})
+    async with book.running():
+        await book.until("broken", lambda state: state.restarts >= 8)
+    told = [message for message in caplog.messages if message.startswith("The service broken has ended.")]
+    assert [message.partition("in 0 s.")[2] for message in told][:5] == [
+        "", *(f" It has ended {ends} times in a row." for ends in (2, 3, 4, 8))]
+    assert caplog.messages.count("broken: no database") == servicekeeper.FAILED_AFTER
+
+
+async def test_one_that_runs_in_the_end_is_heard_again(
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(servicekeeper, "STABLE_S", 0.5)
+    program = python(f"""
+        import pathlib, sys, time
+        if not pathlib.Path({str(tmp_path / 'mended')!r}).exists():
+            sys.exit(4)
+        while True:
+            print("works")
+            time.sleep(0.05)
+        """)
+    book = Book(world, {"name": "late", "command": program})
+    async with book.running():
+        await book.until("late", lambda state: state.restarts >= servicekeeper.FAILED_AFTER)
+        (tmp_path / "mended").touch()
+        with anyio.fail_after(15):
+            while "late: works" not in caplog.messages:
+                await anyio.sleep(0.02)
+    assert "The service late runs again." in caplog.messages
 
 
 async def test_the_pauses_double_up_to_a_minute(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
