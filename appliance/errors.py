@@ -147,7 +147,8 @@ class ForeignOrigin(Refused):
 class NotYours(Refused):
     code = "not-yours"
     sentence = "That address belongs to somebody else's server."
-    action = "Open your own server from your home page."
+    action = ("In a browser nobody opens another's server, also not with a share, and admins neither; a script gets in with a "
+              "token of somebody it is shared with. Your own server is on your home page.")
 
 
 class NotAdmin(Refused):

@@ -99,8 +99,11 @@ async def _usage(visit: Visit, server: Server | None) -> Usage | None:
 def _line(user: User, groups: tuple[str, ...], server: Server | None, usage: Usage | None) -> Line:
     if server is None:
         return Line(user, groups, "", words.STATES[Phase.STOPPED], Phase.STOPPED, None, user.last_activity_at, None, None)
+    phase = words.shown_phase(server)
+    unused = server.start_no == 0 and phase is Phase.STOPPED     # made or imported, and not started since
     return Line(
-        user, groups, server.name, words.STATES[words.shown_phase(server)], words.shown_phase(server), server.phase_at,
+        user, groups, server.name, "Has never run" if unused else words.STATES[phase], phase,
+        None if unused else server.phase_at,
         server.last_activity_at or user.last_activity_at, usage,
         server.failure if server.phase is Phase.FAILED else None)
 

@@ -123,7 +123,10 @@ def show_error(
             button=button, button_url=button_url,
         ), status)
     else:
-        response = error_json(status, error.sentence, error_id=error_id)
+        rights = visit.requester.rights if visit.requester else None
+        for_admin = status >= 500 and rights is not None and rights.has("admin:servers")
+        response = error_json(status, error.sentence, error_id=error_id, action=error.action if for_admin else "",
+                              evidence=error.evidence if for_admin else "")
     if isinstance(error, errors.LoginThrottled):
         response.headers["Retry-After"] = str(error.retry_after_s)
     elif status == 503:
@@ -131,7 +134,7 @@ def show_error(
     return response
 
 
-def error_json(status: int, message: str, *, error_id: str = "") -> Response:
-    """As JupyterHub's API: {"status": 404, "message": "…"}."""
+def error_json(status: int, message: str, **more: str) -> Response:
+    """As JupyterHub's API: {"status": 404, "message": "…"}. more: error_id, action, evidence; left out where empty."""
     content: dict[str, object] = {"status": status, "message": message}
-    return JSONResponse(content | ({"error_id": error_id} if error_id else {}), status)
+    return JSONResponse(content | {name: said for name, said in more.items() if said}, status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 from starlette.responses import Response
@@ -131,10 +131,16 @@ async def _show(visit: Visit, server: Server, offer: Offer, own: str, target: st
     elif offer.asks_image:
         lines = [Line(each.name, each.display_name, each.description, "", False, each.image in missing)
                  for each in offer.images]
+    called = server if server.id else replace(server, display_name=_title_typed(visit))
     return render(visit, "options.html", OptionsPage(
-        title=f"Start {words.called(server)}", action=_here(visit, server, target),
+        title=f"Start {words.called(called)}", action=_here(visit, server, target),
         field="profile" if offer.asks_profile else "image", lines=_with_last(lines, offer), own=Markup(own),
         message=error.sentence if error else ""), status_of(error) if error else 200)
+
+
+def _title_typed(visit: Visit) -> str:
+    """Return what somebody wants to call the server that this start would make. Raises BadName."""
+    return visit.hub.servers.offers.check_display_name(visit.request.query_params.get("display_name"))
 
 
 def _with_last(lines: list[Line], offer: Offer) -> list[Line]:

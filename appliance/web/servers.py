@@ -71,7 +71,8 @@ async def own_server(visit: Visit, *, may_be_new: bool = False) -> Server:
     except BadName:
         raise NotFound() from None
     if name != user.name:
-        raise NotYours()
+        helps = visit.requester is not None and visit.requester.rights.has("start:servers")
+        raise NotYours(action="Start it for its owner on the page People.") if helps else NotYours()
     server = await visit.hub.servers.view(user.name, server_name)
     if server is None or (server_name and not server.id and not (may_be_new and named.allowed)):
         raise NotFound()

@@ -75,7 +75,8 @@ async def make_token(visit: Visit) -> Response:
         secret, token = await visit.hub.tokens.create(
             visit.somebody(), note=filled.note, expires_in_s=_lifetime(filled.expires), scopes=scopes, by=requester)
     except ApplianceError as error:
-        return await _page(visit, filled, error=f"{error.sentence} {error.action.replace('/hub/', visit.urls.hub)}", status=status_of(error))
+        action = error.action.replace("/hub/", visit.urls.hub)
+        return await _page(visit, filled, error=f"{error.sentence} {action}", status=status_of(error))
     return await _page(visit, Filled(), secret=secret, made=_line(visit, token.api_id, [token]), status=201)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+import urllib.error
 import urllib.request
 
 API, TOKEN = os.environ["JUPYTERHUB_API_URL"], os.environ["JUPYTERHUB_API_TOKEN"]
@@ -17,6 +19,15 @@ def pages(url):
         url = (page["_pagination"]["next"] or {}).get("url")
 
 
-for user in pages(f"{API}/users?state=ready&limit=100"):
-    names = ", ".join(name or "the default one" for name in user["servers"])
-    print(f"{user['name']}: {names}, last active {user['last_activity']}")
+def main():
+    for user in pages(f"{API}/users?state=ready&limit=100"):
+        names = ", ".join(name or "the default one" for name in user.get("servers", {}))
+        seen = user.get("last_activity")      # none yet, or not for this token to see
+        print(f"{user['name']}: {names or 'a server'}" + (f", last active {seen}" if seen else ""))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except urllib.error.HTTPError as error:
+        sys.exit(f"{error.code}: {json.load(error)['message']}")

@@ -105,6 +105,13 @@ def test_both_pages_fit_and_can_be_read(
     picture(chen.page, f"oauth-{look}")
     chen.open("/hub/services")
     picture(chen.page, f"services-{look}")
+    person(token_box, "carol@school.example")
+    chen.open("/hub/admin")
+    picture(chen.page, f"admin-long-{look}")
+    assert chen.page.get_by_role("rowheader", name="carol@school.example").evaluate(
+        "cell => { const text = document.createRange(); text.selectNode(cell.firstChild);"
+        " return text.getClientRects().length }") == 1
+    chen.open("/hub/services")
     card = chen.page.locator(".card").bounding_box()
     assert card
     for inside in (chen.page.get_by_text("grader").first, chen.page.get_by_label("Open grader")):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import AsyncIterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,29 @@ def examples_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.mark.parametrize(("status", "answer", "ended", "said"), [
+    (403, {"status": 403, "message": "That API token is not valid."}, 1, "403: That API token is not valid."),
+    (200, {"items": [{"name": "ada", "servers": {"": {}}, "last_activity": None}], "_pagination": {"next": None}}, 0,
+     "ada: the default one")])
+def test_who_works_says_what_it_was_told_and_no_more(status: int, answer: dict[str, Any], ended: int, said: str) -> None:
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "who_works.py")], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            timeout=60, check=False, env=os.environ | {
+                "JUPYTERHUB_API_URL": f"http://127.0.0.1:{server.server_port}", "JUPYTERHUB_API_TOKEN": "x", "no_proxy": "*"})
+    assert (done.returncode, done.stdout.strip()) == (ended, said)
 
 
 def settings_of(name: str, **changes: str) -> Settings:

@@ -29,6 +29,16 @@ async def test_list_shows_users_and_servers(hub: FakeHub, desk: Browser, alice: 
     assert OutOfMemory.action in text
 
 
+async def test_a_server_that_was_made_or_imported_and_not_started_has_never_run(
+        hub: FakeHub, desk: Browser, alice: User) -> None:
+    hub.servers.put(alice, "imported", phase=Phase.STOPPED, wanted=Wanted.STOPPED)
+    row = (await desk.get("/hub/admin")).text.partition("alice / imported")[2].partition("</tr>")[0]
+    assert "Has never run</span></td>" in row.replace("\n      ", "")
+    hub.servers.put(alice, "imported", start_no=1)
+    row = (await desk.get("/hub/admin")).text.partition("alice / imported")[2].partition("</tr>")[0]
+    assert "Not running</span> <span" in row
+
+
 async def test_start_and_stop_for_a_student(hub: FakeHub, desk: Browser, alice: User) -> None:
     response = await desk.post("/hub/admin/start?next=/hub/admin?q=al", user="alice", server="")
     assert response.status_code == 303

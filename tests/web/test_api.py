@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from appliance.domain.server import Phase, Wanted
 from appliance.domain.user import User
-from appliance.errors import ImageNotAllowed, OutOfMemory
+from appliance.errors import ImageMissing, ImageNotAllowed, OutOfMemory
 from appliance.web import events
 from appliance.web.app import create_api_app
 
@@ -60,6 +60,16 @@ async def test_refused_image_is_json(hub: FakeHub, api: httpx.AsyncClient) -> No
     response = await api.post("/hub/api/users/alice/server", json={"image": "evil"})
     assert response.status_code == 403
     assert response.json() == {"status": 403, "message": ImageNotAllowed.sentence}
+
+
+async def test_an_admin_s_program_is_told_what_is_missing_and_nobody_else_s(
+        hub: FakeHub, api: httpx.AsyncClient, admin_api: httpx.AsyncClient) -> None:
+    hub.servers.error = ImageMissing(evidence="No such image: lessons:2")
+    said = (await admin_api.post("/hub/api/users/alice/server")).json()
+    assert said == {"status": 500, "message": ImageMissing.sentence, "action": ImageMissing.action,
+                    "evidence": "No such image: lessons:2"}
+    response = await api.post("/hub/api/users/alice/server")
+    assert response.json() == {"status": 500, "message": ImageMissing.sentence}
 
 
 async def test_first_password_comes_before_the_api(hub: FakeHub, app: ASGIApp) -> None:

@@ -226,6 +226,14 @@ async def test_a_new_server_by_its_name_from_the_home_page(world: World) -> None
         assert "Path=/user/alice/my-lab/;" in response.headers["set-cookie"]
 
 
+async def test_the_title_that_was_typed_heads_the_page_that_asks_what_to_start(room: Classroom) -> None:
+    alice = await room.person("alice")
+    response = await alice.post("/hub/new-server", {"name": "Mein Projekt Ü"})
+    page = html.unescape((await alice.get(response.headers["location"])).text)
+    assert "<h1>Start “Mein Projekt Ü”</h1>" in page
+    assert (await alice.get("/hub/spawn/alice/lab2?display_name=" + "x" * 200)).status_code == 400
+
+
 @pytest.mark.parametrize("name", ["", " ", "<b>", "lab", "a/b", "..", "x" * 70, "\u0430lice2", "a\u0000b"])
 async def test_a_name_that_cannot_be_is_told_where_it_was_typed(world: World, name: str) -> None:
     async with classroom(world) as room:

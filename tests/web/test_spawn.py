@@ -93,6 +93,11 @@ async def test_nobody_opens_anothers_server(
     response = await (desk if admin else browser).get(path)
     assert response.status_code == 403
     assert "somebody else" in response.text
+    said = html.unescape(response.text)
+    if admin and path == "/hub/spawn/bob":
+        assert "Start it for its owner on the page People." in said
+    else:
+        assert "also not with a share, and admins neither; a script gets in with a token" in said or admin
     assert "appliance-server" not in str(response.headers)
 
 

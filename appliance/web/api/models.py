@@ -155,7 +155,8 @@ _TOKEN = {
     "last_activity": _TIME, "expires_at": _TIME, "note": TEXT, "session_id": _TEXT, "oauth_client": TEXT,
 }
 SCHEMAS: dict[str, Schema] = {
-    "Error": obj({"status": {"type": "integer"}, "message": TEXT, "error_id": TEXT}, required=("status", "message")),
+    "Error": obj({"status": {"type": "integer"}, "message": TEXT, "error_id": TEXT, "action": TEXT, "evidence": TEXT},
+                 required=("status", "message")),
     "User": obj(_USER, description="The parts that the scopes of the token let one see."),
     "Server": obj({
         "name": TEXT, "display_name": TEXT, "full_name": TEXT, "last_activity": _TIME, "started": _TIME,
