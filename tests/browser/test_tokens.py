@@ -112,6 +112,14 @@ def test_both_pages_fit_and_can_be_read(
         "cell => { const text = document.createRange(); text.selectNode(cell.firstChild);"
         " return text.getClientRects().length }") == 1
     chen.open("/hub/services")
+    for link in chen.page.get_by_label("Pages").get_by_role("link").all():
+        assert link.evaluate("link => [...link.childNodes].every(text => { const words = document.createRange();"
+                             " words.selectNode(text); return words.getClientRects().length === 1 })")
+    chen.open("/hub/api/docs")
+    chen.page.get_by_text("POST /hub/api/users/{name}/tokens").click()
+    chen.page.get_by_text("PUT /hub/api/groups/{group}/properties").click()
+    picture(chen.page, f"api-{look}")
+    chen.open("/hub/services")
     card = chen.page.locator(".card").bounding_box()
     assert card
     for inside in (chen.page.get_by_text("grader").first, chen.page.get_by_label("Open grader")):

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.responses import Response
 
 from appliance.domain.scopes import SCOPES
+from appliance.web.api.described import Body, body_of, example_of
 from appliance.web.api.models import SCHEMAS
 from appliance.web.api.operation import Call, Operation, Target, answer
 from appliance.web.api.schema import ANY_OBJECT, Schema, nullable, ref
@@ -85,6 +86,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     if operation.body is not None:
         # null is the same as nothing
         body = operation.body if operation.body_needed else nullable(operation.body)
+        body = {**body, "examples": [example_of(operation)]}
         said["requestBody"] = {"required": operation.body_needed, "content": {"application/json": {"schema": body}}}
     return said
 
@@ -135,7 +137,8 @@ class Line:
     summary: str
     scopes: tuple[str, ...]
     anyone: bool
-    body: tuple[str, ...]
+    body: Body | None
+    curl: str                      # a command that sends it
     query: tuple[tuple[str, str], ...]
     statuses: str
     deprecated: bool
@@ -171,17 +174,22 @@ class Documentation:
         sections: dict[str, list[Line]] = {}
         for operation in self._operations:
             if operation.path != "/":
-                sections.setdefault(operation.tag, []).append(_line(operation))
+                sections.setdefault(operation.tag, []).append(_line(operation, f"{visit.origin}{visit.urls.api}"))
         return render(visit, "api.html", ApiPage(
             {tag: tuple(lines) for tag, lines in sections.items()},
             tuple((name, scope.description) for name, scope in SCOPES.items()),
             visit.hub_url("api/openapi.json"), visit.hub_url("token")))
 
 
-def _line(operation: Operation) -> Line:
-    body = operation.body or {}
+def _line(operation: Operation, address: str) -> Line:
+    """address: of the API as the visitor's browser reaches it."""
     statuses = [str(status) for status in operation.responses if status < 400]
+    body = body_of(operation)
+    path = _PARAM.sub(lambda found: found[1].upper(), operation.path.lstrip("/"))
+    curl = " ".join(filter(None, (
+        "curl", f"-X {operation.method}" if operation.method != "GET" else "",
+        "" if operation.anyone else '-H "Authorization: token $TOKEN"', f'"{address.removesuffix("/")}/{path}"',
+        f"-d '{body.example}'" if body else "")))
     return Line(operation.method, f"/hub/api/{operation.path}".rstrip("/"), operation.summary, operation.scopes,
-                operation.anyone, tuple(body.get("properties", {})),
-                tuple((query.name, query.description) for query in operation.query), ", ".join(statuses),
-                operation.deprecated)
+                operation.anyone, body, curl, tuple((query.name, query.description) for query in operation.query),
+                ", ".join(statuses), operation.deprecated)

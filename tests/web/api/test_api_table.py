@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +12,7 @@ from sqlalchemy import update
 
 from appliance.domain.scopes import SCOPES
 from appliance.store.rows import ApiTokenRow
-from appliance.web.api import openapi, schema
+from appliance.web.api import described, openapi, schema
 from appliance.web.api.models import SCHEMAS
 from appliance.web.api.operation import Operation, Target
 from appliance.web.api.table import OPERATIONS
@@ -268,3 +269,19 @@ async def test_page_to_read(house: House, stranger: Client) -> None:
     for operation in OPERATIONS:
         assert f"{operation.method} {path_of_page(operation)}<" in response.text
     assert "<script" not in response.text
+    text = html.unescape(response.text)
+    assert "<code>usernames</code>: list of text, <b>required</b>" in text
+    assert "<code>expires_in</code>: whole number or null" in text
+    properties = text.partition("PUT /hub/api/groups/{group}/properties<")[2].partition("</details>")[0]
+    assert "It is the properties themselves; they take the place of all that were there." in properties
+    assert """-d '{"mem_limit": "2G", "profiles": ["lessons"], "room": "12"}'""" in properties
+    start = text.partition("POST /hub/api/users/{name}/server<")[2].partition("</details>")[0]
+    assert 'curl -X POST -H "Authorization: token $TOKEN" "http://box.test/hub/api/users/NAME/server"' in start
+    assert "like {\"profile\": \"lessons\"}" in start
+
+
+@pytest.mark.parametrize("operation", WITH_BODY, ids=name_of)
+def test_every_example_of_a_body_is_one_that_is_taken(operation: Operation) -> None:
+    assert operation.body is not None
+    schema.check(described.example_of(operation), operation.body)
+    assert described.example_of(operation) or not operation.body_needed
