@@ -20,6 +20,7 @@ from appliance import __version__, config, log
 from appliance.config import Settings
 from appliance.cookiesecret import load_cookie_secret
 from appliance.domain.capability import derive_key
+from appliance.domain.rolenames import unknown_names
 from appliance.domain.urls import Urls
 from appliance.errors import ApplianceError, EngineDown, Misconfigured
 from appliance.hub.accounts import Accounts, StoredPasswords
@@ -53,7 +54,7 @@ from appliance.jwt import SessionTokens
 from appliance.ports import Authenticator, Homes, KeptContainer, Proxy, Spawner
 from appliance.spawners.docker_control import DockerContainer
 from appliance.spawners.service_processes import ServiceProcesses
-from appliance.store import groups
+from appliance.store import groups, users
 from appliance.store.database import Database
 from appliance.store.servers import want_all_stopped
 from appliance.web.app import create_api_app, create_app
@@ -133,10 +134,19 @@ class Box:
                     "c.DockerSpawner.seccomp_profile."]
         return []
 
+    async def unknown_names(self) -> list[str]:
+        """Return a sentence about each name in roles that belongs to nobody."""
+        people, there = await self.db.read(lambda t: (users.list_all(t), groups.list_all(t)))
+        return unknown_names(self.settings.roles, {
+            "user": {user.name for user in people}, "group": {group.name for group in there},
+            "service": {service.name for service in self.services.all()}})
+
     async def run(self, started: Callable[[], None] = lambda: None) -> None:
         """Run until cancelled. `started` is called when browsers are let in. Raises Misconfigured, ProxyDown."""
         await open_store(self.db, self.homes)
         await self.services.load()
+        for warning in await self.unknown_names():
+            logger.warning("%s", warning)
         await self.hub.oauth.tidy()
         hub_socket = _listen(self.settings.hub_ip, self.settings.hub_port)
         try:

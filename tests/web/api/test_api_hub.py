@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
 
+from appliance.domain.roles import parse as parse_roles
 from appliance.domain.server import Phase
 from appliance.web.app import create_api_app
 
@@ -114,3 +116,13 @@ async def test_containers_reach_the_api_by_token_alone(house: House, alice: Clie
     for path in ("/", "/hub/login", "/hub/home", "/hub/admin", "/hub/token", "/hub/api/docs", "/user/alice/lab", "/hub/health",
                  f"/hub/api/internal/authorize/{session.id}"):
         assert (await Client(inner, alice.token)("GET", path)).status_code == 404, path
+
+
+async def test_names_in_roles_that_belong_to_nobody_are_told(house: House) -> None:
+    await house.user("ada")
+    roles = parse_roles([{"name": "grader", "users": ["ada", "adda"], "services": ["cullr"], "groups": ["7b"]}])
+    house.box.settings = replace(house.box.settings, roles=roles)
+    found = await house.box.unknown_names()
+    assert [sentence.partition(",")[0] for sentence in found] == [
+        "The role “grader” is for the service “cullr”", "The role “grader” is for the user “adda”",
+        "The role “grader” is for the group “7b”"]
