@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from appliance import importhomes, jupyterhubfile, sheet
@@ -29,8 +29,9 @@ def run(settings: Settings, parsed: argparse.Namespace) -> int:
     """Return the exit status."""
     if parsed.sheet == "-" and parsed.json:
         raise BadOption("--sheet - and --json would both use standard output.", action="Name a file with --sheet.")
-    old = _read(settings, parsed.file)
-    with Admin(settings) as admin:
+    old = _read(settings, parsed.file, parsed.dry_run)
+    with tempfile.TemporaryDirectory(prefix="import-") as folder, Admin(
+            _elsewhere(settings, Path(folder)) if parsed.dry_run else settings) as admin:
         importing = admin.importing(old, with_tokens=not parsed.without_tokens)
         plan = importing.plan()
         done = plan.changed and not parsed.dry_run
@@ -80,12 +81,22 @@ def _carry_out(settings: Settings, parsed: argparse.Namespace, admin: Admin, imp
     return str(path)
 
 
-def _read(settings: Settings, name: str) -> OldHub:
+def _elsewhere(settings: Settings, folder: Path) -> Settings:
+    """Return settings with which a dry run leaves nothing behind where there is no box yet."""
+    scheme, _, path = settings.db_url.partition(":///")
+    if scheme != "sqlite" or Path(path).exists():
+        return settings
+    homes = settings.homes_dir if settings.homes_dir.is_dir() else folder / "homes"
+    return replace(settings, db_url=f"sqlite:///{folder}/new.sqlite", homes_dir=homes)
+
+
+def _read(settings: Settings, name: str, dry_run: bool) -> OldHub:
     """name: of a file; - is standard input, which is kept for as long as it is read."""
     if name != "-":
         return jupyterhubfile.read(Path(name))
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(prefix="old-hub-", dir=settings.state_dir) as folder:
+    if not dry_run:
+        settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with tempfile.TemporaryDirectory(prefix="old-hub-", dir=None if dry_run else settings.state_dir) as folder:
         copy = Path(folder) / "jupyterhub.sqlite"
         with copy.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
