@@ -422,7 +422,7 @@ c.JupyterHub.services = [
 
 @pytest.mark.parametrize(("said", "words"), [
     ("[{'name': 'a', 'comand': ['x']}]",
-     "jupyterhub_config.py, line 1: c.JupyterHub.services cannot be used: service “a”: there is no “comand” in a service; "
+     "jupyterhub_config.py, line 1: c.JupyterHub.services cannot be used: service “a”: There is no “comand” in a service; "
      "the nearest is “command”."),
     ("[{'name': 'a', 'api_token': 'short'}]", "service “a”: “api_token” is too short"),
     ("[{'name': 'a'}, {'name': 'a'}]", "service “a”: There is another service with the name “a”."),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -210,12 +211,23 @@ def _token(what: str, value: object) -> str:
 
 
 def _command(what: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str) and (split := _split(value)):
+        raise BadOption(f"{what} is a list of words: write {json.dumps(split, ensure_ascii=False)}.")
     words = [value] if isinstance(value, str) and value else value or []
     if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and "\0" not in word for word in words):
         raise BadOption(f"{what} is a list of words like ['python3', '-m', 'my_service'].")
     if words and not words[0]:
         raise BadOption(f"{what} begins with a program.")
     return tuple(words)
+
+
+def _split(command: str) -> list[str]:
+    """Return the words of a line as for a shell, [] where it is one word."""
+    try:
+        words = shlex.split(command)
+    except ValueError:      # a quotation mark that is never closed
+        words = command.split()
+    return words if len(words) > 1 else []
 
 
 def _environment(what: str, value: object) -> Mapping[str, str]:
@@ -315,7 +327,7 @@ _FIELDS = {"timeout": "timeout_s"}
 def _unknown(key: object, known: Collection[str], whose: str) -> str:
     near = get_close_matches(str(key), known, 1)
     rest = f"; the nearest is “{near[0]}”." if near else f"; there is {', '.join(sorted(set(known) - {'oauth_roles'}))}."
-    return f"there is no “{_shown(key)}” in {whose}{rest}"
+    return f"There is no “{_shown(key)}” in {whose}{rest}"
 
 
 def _shown(text: object) -> str:

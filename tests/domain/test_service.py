@@ -57,13 +57,15 @@ def test_a_service_in_a_container() -> None:
 
 
 @pytest.mark.parametrize(("said", "words"), [
-    ({"comand": ["x"]}, "there is no “comand” in a service; the nearest is “command”."),
-    ({"colour": "red"}, "there is no “colour” in a service; there is admin, api_token,"),
+    ({"comand": ["x"]}, "There is no “comand” in a service; the nearest is “command”."),
+    ({"colour": "red"}, "There is no “colour” in a service; there is admin, api_token,"),
     ({"api_token": "short"}, "“api_token” is too short: it needs at least 16 characters"),
     ({"api_token": "spaces in a token are not fine"}, "“api_token” has at most 128 characters"),
     ({"api_token": "x" * 129}, "“api_token” has at most 128 characters"),
     ({"admin": "yes"}, "“admin” is True or False."),
     ({"url": 9999}, "“url” has to be text in quotes."),
+    ({"command": "sleep 5"}, "“command” is a list of words: write [\"sleep\", \"5\"]."),
+    ({"command": "echo 'so far"}, "“command” is a list of words: write [\"echo\", "),
     ({"command": [1]}, "“command” is a list of words"),
     ({"command": [""]}, "“command” begins with a program."),
     ({"environment": {"A B": "x"}, "command": ["x"]}, "“A B”, which cannot be the name of a variable"),
@@ -86,7 +88,7 @@ def test_a_service_in_a_container() -> None:
     ({"container": {"image": "a"}, "user": "ada", "url": "http://127.0.0.1:1"}, "give “port” in “container” instead of “url”"),
     ({"container": {"image": "a"}}, "A service in a container needs “user”"),
     ({"container": {"image": "a"}, "user": "../x"}, "A name cannot contain “/”"),
-    ({"container": {"imgae": "a"}, "user": "ada"}, "there is no “imgae” in “container”; the nearest is “image”."),
+    ({"container": {"imgae": "a"}, "user": "ada"}, "There is no “imgae” in “container”; the nearest is “image”."),
     ({"container": {"port": 1}, "user": "ada"}, "“container” needs an “image”"),
     ({"container": {"image": "a", "mem_limit": "much"}, "user": "ada"}, "“much” is not a size"),
     ({"container": {"image": "a", "cpu_limit": -1}, "user": "ada"}, "“cpu_limit” is a number of cores"),
