@@ -17,3 +17,7 @@ def program() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # whatever is to be closed is by now: taking modules apart one by one serves nobody
+
+
+if __name__ == "__main__":
+    program()

@@ -352,3 +352,10 @@ def test_token_that_ends_at_no_time_is_refused(run: Run, text: str) -> None:
 @pytest.mark.parametrize(("text", "seconds"), [("3600", 3600), ("90s", 90), ("5m", 300), ("12h", 43200), ("30d", 2592000)])
 def test_times(text: str, seconds: int) -> None:
     assert cli.duration_s(text) == seconds
+
+
+@pytest.mark.parametrize("module", ["appliance", "appliance.program", "appliance.cli"])
+def test_the_program_is_also_a_module(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("usage: ")
+    assert "import-jupyterhub" in done.stdout
