@@ -81,7 +81,7 @@ def add_many(t: Transaction, names: Sequence[str], *, admin: bool, actor: str) -
     new = [name for name in names if name not in there]
     if not new:
         raise Exists(f"There is already a user {names[0]}." if len(names) == 1
-                     else f"All {len(names)} of these users are there already.")
+                     else f"{'Both' if len(names) == 2 else f'All {len(names)}'} of these users are there already.")
     t.get_one(CounterRow, "uid").value = uid + len(new)
     t.flush()
     now = datetime.now(UTC)
