@@ -11,13 +11,13 @@ from appliance.web.api.schema import Schema
 
 _WORDS = {"object": "object", "string": "text", "integer": "whole number", "number": "number", "boolean": "true or false",
           "null": "null"}
-_TIME = "2030-01-31T08:00:00Z"
+_TIME = "2026-01-31T08:00:00Z"
 # what stands in an example for a key of this name
 _LIKE: dict[str, Any] = {
     "usernames": ["ada", "ben"], "users": ["ada", "ben"], "groups": ["7b"], "user": "ada", "name": "lab2", "note": "my script",
     "expires_in": 86_400, "scopes": ["read:users!user"], "display_name": "Second lab", "user_options": {"profile": "lessons"},
     "remove": True, "admin": False, "last_activity": _TIME, "servers": {"": {"last_activity": _TIME}},
-    "api_token": "…at least 16 characters…", "url": "http://127.0.0.1:9000",
+    "url": "http://127.0.0.1:9000",
 }
 # and what is shown where no key has to be there: those that one mostly sends
 _SHOWN = {
