@@ -61,6 +61,7 @@ FIXED_FILE = "_fixed.yml"
 MARKER_FILE = "-marker.yml"   # read first, in order of name: once it is new, what was removed before it is gone
 CHECK_S = 0.2                 # between two looks at the process and the folder
 FOLLOW_S = 0.3                # a write that is not live by then is followed by SIGHUP
+UNREAD_S = 1.0                # one that has read what is there answers by then
 MEET_S = 20.0                 # a Hub that starts waits so long for a container that is about to answer
 DEAF_S = 15.0                 # an API that is silent for so long belongs to a Traefik that hangs
 ACCESS_LOG_BYTES = 20_000_000
@@ -452,10 +453,13 @@ class TraefikProxy(Proxy):
     # -- the container -------------------------------------------------------------------------------------------------
     async def _meet(self, container: TraefikContainer) -> None:
         """Adopt the container that runs, or wait a moment for one that is about to; else run() waits for it."""
-        deadline, helped = monotonic() + MEET_S, False
+        began, helped = monotonic(), False
+        deadline = began + MEET_S
         while not await self._is_well():
             state = await container.state()
-            if state == "restarting" and not helped:
+            # of the very first start: where port 80 is free it goes on with nothing to read, and never looks again
+            unread = state == "running" and container.is_new and monotonic() > began + UNREAD_S
+            if (state == "restarting" or unread) and not helped:
                 helped = True  # until now it had nothing to read; the engine would try again ever later
                 await container.restart()
                 continue

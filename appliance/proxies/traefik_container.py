@@ -44,6 +44,11 @@ class TraefikContainer:
     def name(self) -> str:
         return self._control.name
 
+    @property
+    def is_new(self) -> bool:
+        """Say whether no Hub has ever met it, so that nobody can be connected."""
+        return self.running is None and not self._note.exists()
+
     def ensure_folders(self) -> None:
         """Make what the container mounts: its user reads all and writes only its logs and certificates."""
         for name, owner in (("", 0), ("logs", self._user_id), ("acme", self._user_id)):

@@ -214,8 +214,10 @@ class FakeSpawner(Spawner):
             finally:
                 writer.close()
 
-        listener = await asyncio.start_server(answer, "127.0.0.1", 0)
+        # in two steps: cancelled between socket and return, nobody would ever close it
+        listener = await asyncio.start_server(answer, "127.0.0.1", 0, start_serving=False)
         self.engine.listeners[server_id] = listener
+        await listener.start_serving()
         return f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
 
 
