@@ -15,12 +15,12 @@ from appliance.hub.permissions import Permissions
 from appliance.hub.tokens import Tokens
 from appliance.importer import Importing
 from appliance.jupyterhubfile import OldHub
-from appliance.main import make_authenticator, make_spawner, open_store
+from appliance.main import make_authenticator, make_spawner, open_database, open_store
 from appliance.ports import Homes
 from appliance.roster import Applying
 from appliance.rosterfile import Person
 from appliance.store import groups, users
-from appliance.store.database import Database, Transaction
+from appliance.store.database import Transaction
 
 
 class Admin:
@@ -28,7 +28,7 @@ class Admin:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._db = Database(settings.db_url)
+        self._db = open_database(settings)
         self._homes: Homes = settings.make(settings.homes_class, root=settings.homes_dir)
         self._authenticator = make_authenticator(settings, self._db)
 

@@ -136,6 +136,12 @@ class JupyterHub(Configurable):
     ).tag(config=True)
     api_page_max_limit = Integer(
         200, min=1, max=10_000, help="Most entries in one answer of the REST API.").tag(config=True)
+    event_log_file = Unicode(
+        "", help="File to which every event (starts, stops, sign-ins, accounts, …) is appended as a line of JSON; see “The "
+                 "event log”. Its folder must be there. Empty: none.").tag(config=True)
+    event_log_max_bytes = Integer(
+        20_000_000, min=0, help="Size at which event_log_file is put aside, as FILE.1, of which one is kept; 0: never.",
+    ).tag(config=True)
     log_level = Enum(
         (0, 10, 20, 30, 40, 50, "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL"), "INFO",
         help="How much the Hub writes to its log.").tag(config=True)
@@ -183,6 +189,8 @@ class Settings:
     oauth_token_expires_in: int
     api_page_default_limit: int
     api_page_max_limit: int
+    event_log_file: Path | None
+    event_log_max_bytes: int        # 0: never put aside
     notices: tuple[str, ...] = ()   # options we do not have
 
     @property
@@ -349,7 +357,9 @@ class _Resolver:
             token_expires_in_max_seconds=hub.token_expires_in_max_seconds,
             oauth_token_expires_in=hub.oauth_token_expires_in,
             api_page_default_limit=min(hub.api_page_default_limit, hub.api_page_max_limit),
-            api_page_max_limit=hub.api_page_max_limit)
+            api_page_max_limit=hub.api_page_max_limit,
+            event_log_file=Path(hub.event_log_file).absolute() if hub.event_log_file else None,
+            event_log_max_bytes=hub.event_log_max_bytes)
 
     def named_servers(self) -> NamedServers:
         try:

@@ -87,7 +87,7 @@ def _elsewhere(settings: Settings, folder: Path) -> Settings:
     if scheme != "sqlite" or Path(path).exists():
         return settings
     homes = settings.homes_dir if settings.homes_dir.is_dir() else folder / "homes"
-    return replace(settings, db_url=f"sqlite:///{folder}/new.sqlite", homes_dir=homes)
+    return replace(settings, db_url=f"sqlite:///{folder}/new.sqlite", homes_dir=homes, event_log_file=None)
 
 
 def _read(settings: Settings, name: str, dry_run: bool) -> OldHub:

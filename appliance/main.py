@@ -56,6 +56,7 @@ from appliance.spawners.docker_control import DockerContainer
 from appliance.spawners.service_processes import ServiceProcesses
 from appliance.store import groups, users
 from appliance.store.database import Database
+from appliance.store.eventlog import EventLog
 from appliance.store.servers import want_all_stopped
 from appliance.web.app import create_api_app, create_app
 
@@ -68,7 +69,7 @@ class Box:
     def __init__(self, settings: Settings, *, on_step: Callable[[str], None] = lambda step: None) -> None:
         self.settings = settings
         secret = load_cookie_secret(settings.cookie_secret_file)
-        self.db = Database(settings.db_url)
+        self.db = open_database(settings)
         urls = Urls(settings.base_url)
         proxy_secret = derive_key(secret, "proxy").hex()
         self.authenticator = make_authenticator(settings, self.db)
@@ -180,6 +181,12 @@ class Box:
                 continue
             async with anyio.create_task_group() as tasks, _serving(tasks, create_api_app(self.hub), sock):
                 await anyio.sleep_forever()
+
+
+def open_database(settings: Settings) -> Database:
+    """Return the database, which tells the event log what happens. Nothing is opened yet."""
+    file = settings.event_log_file
+    return Database(settings.db_url, EventLog(file, settings.event_log_max_bytes) if file is not None else None)
 
 
 async def open_store(db: Database, homes: Homes) -> None:
@@ -332,7 +339,7 @@ async def _stop_servers(settings: Settings, servers: bool) -> None:
     if not servers:
         return
     spawner = make_spawner(settings)
-    db = Database(settings.db_url)
+    db = open_database(settings)
     try:
         try:
             found = await spawner.list()

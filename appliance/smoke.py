@@ -35,7 +35,7 @@ from appliance.domain.server import Phase, Server
 from appliance.domain.user import Session
 from appliance.errors import ApplianceError, BadInput, BoxFull
 from appliance.jwt import SessionTokens
-from appliance.main import make_authenticator, make_spawner, open_store, own_address, shown_url
+from appliance.main import make_authenticator, make_spawner, open_database, open_store, own_address, shown_url
 from appliance.ports import Authenticator, Homes, LoginRequest, Spawner
 from appliance.smokekernel import ANSWER_S, FILES, QUOTA_CODE, REACH_CODE, Failed, Kernel
 from appliance.store import servers, sessions, users
@@ -94,7 +94,7 @@ def run(settings: Settings, *, url: str = "", ca_file: str = "", told: Callable[
     if not ca_file and settings.tls == "selfsigned" and own_authority.exists():
         ca_file = str(own_authority)
     context = _context(ca_file)
-    db = Database(settings.db_url)
+    db = open_database(settings)
     try:
         homes: Homes = settings.make(settings.homes_class, root=settings.homes_dir)
         anyio.run(open_store, db, homes)

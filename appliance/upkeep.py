@@ -56,7 +56,7 @@ def trial(settings: Settings, database: str) -> list[str]:
     finally:
         copy.close()
     seen = [f"schema {before or 'none'} became {HEAD}"]
-    return seen + anyio.run(_ask, replace(settings, db_url=copy.url))
+    return seen + anyio.run(_ask, replace(settings, db_url=copy.url, event_log_file=None))
 
 
 async def _ask(settings: Settings) -> list[str]:

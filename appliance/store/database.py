@@ -18,6 +18,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, Operati
 from sqlalchemy.orm import Session
 
 from appliance.errors import DatabaseDown, DiskFull, Misconfigured
+from appliance.store.eventlog import EventLog
+from appliance.store.events import RECORDS
 from appliance.store.recall import Recall
 
 Transaction = Session
@@ -29,13 +31,17 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class Database:
-    """Transactions over SQLite (WAL) or PostgreSQL. `url`: an SQLAlchemy URL, or the path of an SQLite file."""
+    """Transactions over SQLite (WAL) or PostgreSQL. `url`: an SQLAlchemy URL, or the path of an SQLite file.
 
-    def __init__(self, url: str) -> None:
+    log: gets the events of each transaction, once it is sure that they happened.
+    """
+
+    def __init__(self, url: str, log: EventLog | None = None) -> None:
         self.url = normalize_url(url)
         self.engine = _make_engine(self.url)
         self._limiter = anyio.CapacityLimiter(8)
         parsed = make_url(self.url)
+        self._log = log
         self._recall = Recall(parsed.database or "" if parsed.get_backend_name() == "sqlite" else "")
 
     async def transact(self, work: Callable[[Session], T]) -> T:
@@ -65,15 +71,19 @@ class Database:
 
     def run(self, work: Callable[[Session], T], *, write: bool = True) -> T:
         """The same without an event loop, for commands."""
+        happened: list[dict[str, Any]] = []
+        info = {RECORDS: happened} if self._log is not None else {}
         try:
             with (self.engine.connect().execution_options(appliance_write=write) as connection, connection.begin(),
-                  Session(bind=connection, expire_on_commit=False, autoflush=True) as session):
+                  Session(bind=connection, expire_on_commit=False, autoflush=True, info=info) as session):
                 result = work(session)
                 session.flush()
         except OperationalError as error:
             raise _explain(error) from error
         if write:
             self._recall.wrote()
+        if happened and self._log is not None:
+            self._log.write(happened)
         return result
 
     def close(self) -> None:

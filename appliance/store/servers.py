@@ -172,7 +172,7 @@ def update(t: Transaction, server_id: str, *, actor: str, name: str | None = Non
             raise Exists("There is a server of that name already.")
         if not row.name:
             _refuse_more(t, row.user_id, most_named)
-        events.append(t, "server.renamed", actor=actor, user_name=row.user.name, server_id=row.id,
+        events.append(t, "server.renamed", actor=actor, user_name=row.user.name, server_id=row.id, server_name=name,
                       data={"from": row.name, "to": name})
         row.name = name
     if display_name is not None:
@@ -189,7 +189,8 @@ def want_deleted(t: Transaction, server_id: str, *, actor: str) -> Server | None
     if row is None:
         return None
     if row.phase in Phase.down() and row.wanted == Wanted.STOPPED:
-        events.append(t, "server.deleted", actor=actor, user_name=row.user.name, server_id=row.id, data={"name": row.name})
+        events.append(t, "server.deleted", actor=actor, user_name=row.user.name, server_id=row.id, server_name=row.name,
+                      data={"name": row.name})
         delete(t, server_id)
         return None
     row.delete_when_stopped = True
@@ -231,7 +232,7 @@ def want_stopped(t: Transaction, server_id: str, *, actor: str) -> Server | None
         _enter(t, row, Phase.STOPPED, actor=actor)
     else:
         events.append(t, "server.stop-wanted", actor=actor, user_name=row.user.name, server_id=row.id,
-                      start_no=row.start_no)
+                      server_name=row.name, start_no=row.start_no)
     t.flush()
     return to_server(row)
 
@@ -282,7 +283,8 @@ def adopt(t: Transaction, *, server_id: str, user_id: int, name: str, address: s
                     phase=Phase.READY, start_no=start_no, url=url, image=image, spec_hash=spec_hash, phase_at=now,
                     started_at=now, ready_at=now, failure_code="", failure_sentence="", failure_action="",
                     failure_evidence="", user_options={"image": image} if image else {}))
-    events.append(t, "server.adopted", server_id=server_id, start_no=start_no)
+    events.append(t, "server.adopted", user_name=t.get_one(UserRow, user_id).name, server_id=server_id, server_name=name,
+                  start_no=start_no)
 
 
 def delete(t: Transaction, server_id: str) -> None:
@@ -325,7 +327,8 @@ def _add(t: Transaction, user_id: int, name: str, *, addresses: Iterable[str], a
     row.user = user
     t.add(row)
     if name:
-        events.append(t, "server.made", actor=actor, user_name=user.name, server_id=row.id, data={"name": name})
+        events.append(t, "server.made", actor=actor, user_name=user.name, server_id=row.id, server_name=name,
+                      data={"name": name})
     t.flush()
     return row
 
@@ -370,7 +373,7 @@ def _enter(t: Transaction, row: ServerRow, phase: Phase, *, deadline_s: float | 
     row.phase = phase
     row.phase_at = now
     row.deadline_at = now + timedelta(seconds=deadline_s) if deadline_s is not None else None
-    events.append(t, f"server.{phase}", actor=actor, user_name=row.user.name, server_id=row.id, start_no=row.start_no,
-                  data=data)
+    events.append(t, f"server.{phase}", actor=actor, user_name=row.user.name, server_id=row.id, server_name=row.name,
+                  start_no=row.start_no, data=data)
     if phase in _OVER:
         tokens.end_of_client(t, server_client_id(row.user.name, row.name))

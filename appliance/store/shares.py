@@ -121,7 +121,7 @@ def add_code(t: Transaction, server_id: str, names: Collection[str], *, expires_
     t.add(row)
     t.flush()
     events.append(t, "share-code.created", actor=actor, user_name=server.user.name, server_id=server_id,
-                  data={"code": f"sc_{row.id}", "scopes": row.scopes})
+                  server_name=server.name, data={"code": f"sc_{row.id}", "scopes": row.scopes})
     return to_code(row), code
 
 
@@ -153,7 +153,7 @@ def delete_codes(t: Transaction, server_id: str, *, code: str = "", code_id: int
         t.delete(row)
     if rows:
         events.append(t, "share-code.deleted", actor=actor, user_name=server.user.name, server_id=server_id,
-                      data={"codes": [f"sc_{row.id}" for row in rows][:20]})
+                      server_name=server.name, data={"codes": [f"sc_{row.id}" for row in rows][:20]})
     t.flush()
     return len(rows)
 
@@ -220,4 +220,5 @@ def _tell(t: Transaction, server: ServerRow, kind: str, actor: str, row: ShareRo
         data["group"] = row.group.name if row.group else ""
     else:
         data["user"] = row.user.name if row.user else ""
-    events.append(t, kind, actor=actor, user_name=server.user.name, server_id=server.id, start_no=server.start_no, data=data)
+    events.append(t, kind, actor=actor, user_name=server.user.name, server_id=server.id, server_name=server.name,
+                  start_no=server.start_no, data=data)

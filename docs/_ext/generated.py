@@ -8,6 +8,7 @@
     .. rest-api::                        tables of the addresses under /hub/api
     .. scopes::                          a table of all scopes
     .. roles::                           a table of the roles that are always there
+    .. events::                          tables of the kinds of events
     .. changelog:: ../CHANGELOG.md       a changelog in Markdown
     .. screenshot:: images/login.png     a picture, if it has been taken
 """
@@ -36,6 +37,7 @@ from traitlets import TraitType
 from appliance import cli, errors
 from appliance.box import __main__ as box
 from appliance.configfile import expected
+from appliance.domain.eventschemas import SCHEMAS
 from appliance.domain.roles import Roles
 from appliance.domain.scopes import SCOPES
 
@@ -158,6 +160,30 @@ class RolesThereAre(Generated):
             yield f"     - {', '.join(f'``{scope}``' for scope in role.scopes)}"
 
 
+class Events(Generated):
+    """Every kind of event: the line's schema and its fields."""
+
+    required_arguments = 0
+
+    def lines(self) -> Iterator[str]:
+        yield from (".. list-table::", "   :header-rows: 1", "   :widths: 22 34 44", "",
+                    "   * - Event", "     - What happened", "     - Fields")
+        for kind, schema in SCHEMAS.items():
+            fixed = "".join(f" `{name}: {value}` of `server-action`." for name, value in schema.fixed.items())
+            yield f"   * - ``{kind}``"
+            yield f"     - {escape(schema.description + fixed)}"
+            yield f"     - {', '.join(f'``{name}``' for name in schema.fields)}"
+        yield from ("", ".. list-table::", "   :header-rows: 1", "   :widths: 22 78", "", "   * - Field", "     - What it says")
+        meanings: dict[str, list[str]] = {}
+        for schema in SCHEMAS.values():
+            for name, meaning in schema.fields.items():
+                if meaning not in meanings.setdefault(name, []):
+                    meanings[name].append(meaning)
+        for name, said in sorted(meanings.items()):
+            yield f"   * - ``{name}``"
+            yield f"     - {escape('; '.join(said))}"
+
+
 class Changelog(Generated):
     """Knows headings, lists, `code` and [links](…), which is what a changelog needs."""
 
@@ -256,8 +282,8 @@ def hide_constructor(app: Sphinx, what: str, name: str, thing: Any, *_: Any) -> 
 def setup(app: Sphinx) -> dict[str, Any]:
     for name, directive in (("configuration", Configuration), ("command-help", CommandHelp), ("failures", Failures),
                             ("machine-help", MachineHelp), ("role-variables", RoleVariables),
-                            ("rest-api", RestApi), ("scopes", Scopes), ("roles", RolesThereAre), ("changelog", Changelog),
-                            ("screenshot", Screenshot)):
+                            ("rest-api", RestApi), ("scopes", Scopes), ("roles", RolesThereAre), ("events", Events),
+                            ("changelog", Changelog), ("screenshot", Screenshot)):
         app.add_directive(name, directive)
     app.connect("autodoc-process-signature", hide_constructor)
     app.connect("autodoc-skip-member", skip_options)
