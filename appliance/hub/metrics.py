@@ -21,6 +21,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LAG_EVERY_S = 1.0
 _SPAWN_BUCKETS = (0.5, 1, 1.5, 2, 3, 5, 10, 15, 30, 60, 120)
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_LOGIN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -72,7 +73,11 @@ class Metrics:
         self._stops = Histogram(
             "jupyterhub_server_stop_seconds", "Time a server took to stop.", ["status"], registry=registry,
             buckets=_SPAWN_BUCKETS)
+        self._logins = Histogram(
+            "jupyterhub_login_duration_seconds", "Time to check a name and a password.", ["status"], registry=registry,
+            buckets=_LOGIN_BUCKETS)
         for status in ("success", "failure"):
+            self._logins.labels(status)
             self._spawns.labels(status)
             self._stops.labels(status)
         self._startup = Gauge(
@@ -103,6 +108,10 @@ class Metrics:
     def request(self, method: str, handler: str, code: int, seconds: float) -> None:
         """handler: the entry of the table of addresses, never the address."""
         self._requests.labels(method if method in _METHODS else "other", str(code), handler).observe(seconds)
+
+    def signed_in(self, seconds: float, *, ok: bool) -> None:
+        """ok: the name and the password fit together."""
+        self._logins.labels("success" if ok else "failure").observe(seconds)
 
     def hub_started(self, seconds: float) -> None:
         self._startup.set(seconds)

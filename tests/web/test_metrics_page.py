@@ -82,6 +82,16 @@ async def test_addresses_are_counted_by_entry_and_nobody_is_named(hub: FakeHub, 
     assert 'handler="user/{path:path}"' in text
 
 
+async def test_sign_ins_are_counted_by_how_they_end(hub: FakeHub, stranger: Browser, alice: User) -> None:
+    hub.metrics_access = MetricsAccess(authenticate=False)
+    await stranger.get("/hub/login")
+    for password in ("wrong", "wrong too", "alice-password"):
+        await stranger.post("/hub/login", username="alice", password=password)
+    text = (await stranger.get("/hub/metrics")).text
+    assert 'jupyterhub_login_duration_seconds_count{status="failure"} 2.0' in text
+    assert 'jupyterhub_login_duration_seconds_count{status="success"} 1.0' in text
+
+
 async def test_what_is_not_known_is_no_zero(hub: FakeHub, desk: Browser) -> None:
     hub.census.state = State(problems=("database-down",))
     text = (await desk.get("/hub/metrics")).text
