@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -11,7 +12,15 @@ import anyio
 
 from appliance.domain.route import Route
 from appliance.domain.server import Phase, Server, Wanted
-from appliance.errors import AddressChanged, AppAnswersErrors, ApplianceError, AppNeverListened, StopTimeout, Unavailable
+from appliance.errors import (
+    AddressChanged,
+    AppAnswersErrors,
+    ApplianceError,
+    AppNeverListened,
+    ProxyDown,
+    StopTimeout,
+    Unavailable,
+)
 from appliance.hub.changes import Changes
 from appliance.hub.failures import to_failure, why_ended
 from appliance.hub.metrics import Metrics
@@ -26,6 +35,7 @@ from appliance.store.database import Database, Transaction
 log = logging.getLogger(__name__)
 
 STOP_MARGIN_S = 20        # beyond the spawner's own stop_timeout
+ROUTE_GONE_S = 1.0        # a proxy that is well has forgotten a route by then
 
 
 @dataclass(frozen=True)
@@ -142,8 +152,11 @@ class Lifecycle:
             await self.refresh_default_route(server.user_id)
 
     async def end(self, server: Server) -> None:
-        """Route first, then container. Raises TimeoutError at the deadline."""
+        """Route first, then container: who still comes is told, and meets no dead address. Raises TimeoutError at the
+        deadline."""
         await self.proxy.remove(server.id)
+        with suppress(ProxyDown), self.metrics.route_change(removes=True):  # while the proxy is away nobody comes
+            await self.proxy.wait_live(server.id, ROUTE_GONE_S)
         self.on_step("route-removed")
         with anyio.fail_after(max(left_s(server), 1)):
             await self.spawner.stop(server.id)
@@ -191,11 +204,12 @@ class Lifecycle:
     async def refresh_route(self, server_id: str) -> None:
         """Bring one server's route to what the store wants, and return when the proxy serves it."""
         route = await self.db.read(lambda t: self.routes.wanted(t, server_id))
-        if route is None:
-            await self.proxy.remove(server_id)
-        else:
-            await self.proxy.add(route)
-        await self.proxy.wait_live(server_id)
+        with self.metrics.route_change(removes=route is None):
+            if route is None:
+                await self.proxy.remove(server_id)
+            else:
+                await self.proxy.add(route)
+            await self.proxy.wait_live(server_id)
 
     async def refresh_default_route(self, user_id: int) -> None:
         """Write the route of a user's default server, which names the paths below it that are other servers'."""

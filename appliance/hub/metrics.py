@@ -6,7 +6,9 @@ No label names a person, an image or an address; all have few values.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,7 +78,15 @@ class Metrics:
         self._logins = Histogram(
             "jupyterhub_login_duration_seconds", "Time to check a name and a password.", ["status"], registry=registry,
             buckets=_LOGIN_BUCKETS)
+        self._routes_added = Histogram(
+            "jupyterhub_proxy_add_duration_seconds", "Time until the proxy served a server's route.", ["status"],
+            registry=registry, buckets=_REQUEST_BUCKETS)
+        self._routes_removed = Histogram(
+            "jupyterhub_proxy_delete_duration_seconds", "Time until the proxy had forgotten a server's route.", ["status"],
+            registry=registry, buckets=_REQUEST_BUCKETS)
         for status in ("success", "failure"):
+            self._routes_added.labels(status)
+            self._routes_removed.labels(status)
             self._logins.labels(status)
             self._spawns.labels(status)
             self._stops.labels(status)
@@ -133,6 +143,17 @@ class Metrics:
             self.stopped(server, ok=False)
         elif server.phase is not Phase.READY:
             self.spawned(server, ok=False)
+
+    @contextmanager
+    def route_change(self, *, removes: bool) -> Iterator[None]:
+        """Measure how long the proxy takes to do what is done within."""
+        began_at, status = time.perf_counter(), "failure"
+        try:
+            yield
+            status = "success"
+        finally:
+            which = self._routes_removed if removes else self._routes_added
+            which.labels(status).observe(time.perf_counter() - began_at)
 
     async def watch_event_loop(self) -> None:
         """Measure how late sleeps end, until cancelled."""

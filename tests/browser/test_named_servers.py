@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from box import Box
+from box import Box, wait_for
 from playwright.sync_api import Page, expect
 
 from appliance.store import groups
@@ -93,6 +93,7 @@ def test_two_servers_of_different_kinds_at_once_and_one_is_deleted(
     ada.is_at("/hub/home")
     expect(ada.page.get_by_role("listitem").filter(has_text="Show and tell")).to_have_count(0)
     assert box_with_choices.home("ada").joinpath("lesson.ipynb").exists()
+    wait_for("its container's end", lambda: len(box_with_choices.containers("ada")) == 1)
     ada.open("/user/ada/show-and-tell/second.html?deleted")     # a path like any other of the default server by now
     expect(ada.page.locator("body")).to_contain_text("404")
 

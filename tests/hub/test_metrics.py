@@ -41,6 +41,18 @@ async def test_starts_and_stops_are_counted_with_their_time(world: World) -> Non
         await hub.until(server.id, Phase.STOPPED)
         await hub.eventually(lambda: b'server_stop_seconds_count{status="success"} 1.0' in hub.metrics.render(State()))
         assert value(await scrape(hub), "jupyterhub_running_servers") == 0
+        assert value(await scrape(hub), 'jupyterhub_proxy_add_duration_seconds_count{status="success"}') == 1
+        assert value(await scrape(hub), 'jupyterhub_proxy_delete_duration_seconds_count{status="success"}') == 1
+
+
+async def test_a_container_ends_after_its_route_and_also_while_the_proxy_is_away(world: World) -> None:
+    async with world.hub() as hub:
+        server = await hub.start("alice")
+        world.proxy.is_down = True
+        await hub.servers.stop(await hub.user("alice"), actor="alice")
+        await hub.until(server.id, Phase.STOPPED)
+        assert not world.proxy.wanted
+        assert value(await scrape(hub), 'jupyterhub_proxy_delete_duration_seconds_count{status="failure"}') == 1
 
 
 async def test_failures_are_counted_by_cause(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
