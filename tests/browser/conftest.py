@@ -6,10 +6,11 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from box import REPOSITORY, Box
-from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
 from .person import PATIENCE_MS, Person, Visitor
 
@@ -88,11 +89,23 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report  # type: ignore[return-value]
 
 
+def take_picture(page: Page, path: Path, **options: Any) -> None:
+    """Keep a picture of a page. Chromium sometimes refuses one right after a navigation and takes the next."""
+    for last in (False, False, False, True):
+        try:
+            page.screenshot(path=path, **options)
+            return
+        except Error as error:
+            if last or "Unable to capture screenshot" not in str(error):
+                raise
+            page.wait_for_timeout(250)
+
+
 def _keep_pictures(test: str, contexts: list[BrowserContext]) -> None:
     folder = ARTIFACTS / "failed"
     folder.mkdir(parents=True, exist_ok=True)
     pages = [page for context in contexts for page in context.pages]
     for number, page in enumerate(pages):
         path: Path = folder / f"{re.sub(r'[^A-Za-z0-9_-]', '-', test)}-{number}.png"
-        page.screenshot(path=path)
+        take_picture(page, path)
         print(f"{page.url} looked like {path}")

@@ -13,7 +13,7 @@ import pytest
 from box import REPOSITORY, Box, wait_for
 from playwright.sync_api import BrowserContext, Page, expect
 
-from .conftest import ARTIFACTS, GATE
+from .conftest import ARTIFACTS, GATE, take_picture
 from .person import Person, Visitor
 
 pytestmark = pytest.mark.browser
@@ -84,7 +84,7 @@ def picture(request: pytest.FixtureRequest) -> Callable[[Page, str], None]:
     (ARTIFACTS / "looks").mkdir(parents=True, exist_ok=True)
 
     def take(page: Page, name: str) -> None:
-        page.screenshot(path=ARTIFACTS / "looks" / f"{name}.png", animations="disabled")
+        take_picture(page, ARTIFACTS / "looks" / f"{name}.png", animations="disabled")
         assert page.evaluate(NAMELESS) == [], name
         assert page.evaluate(TWICE) == [], name
         assert page.evaluate(LOW_CONTRAST) == [], name
@@ -173,7 +173,7 @@ def test_pictures_for_the_readme(class_box: Box, person: Callable[..., Person], 
 
     def keep(page: Page, name: str) -> None:
         file = folder / f"{name}.png"
-        page.screenshot(path=file, animations="disabled", caret="hide")
+        take_picture(page, file, animations="disabled", caret="hide")
         assert file.stat().st_size <= MOST_BYTES, f"{name}.png is too large for the README"
 
     with ExitStack() as stack:

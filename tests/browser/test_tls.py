@@ -12,7 +12,7 @@ import pytest
 from box import Box, free_port
 from playwright.sync_api import Browser, Error, Playwright, expect, sync_playwright
 
-from .conftest import ARTIFACTS, FLAGS
+from .conftest import ARTIFACTS, FLAGS, take_picture
 from .person import PATIENCE_MS, Person
 from .test_looks import LOW_CONTRAST, NAMELESS, SIZES, TWICE, WIDER_THAN_THE_SCREEN
 
@@ -116,7 +116,7 @@ def test_the_help_page_looks_right_and_can_be_used_by_everybody(
         for opened in (False, True):
             if opened:
                 page.evaluate("() => document.querySelectorAll('details').forEach(each => each.open = true)")
-            page.screenshot(path=pictures / f"help{'-open' if opened else ''}-{size}-{scheme}.png", full_page=True)
+            take_picture(page, pictures / f"help{'-open' if opened else ''}-{size}-{scheme}.png", full_page=True)
             for fault in (NAMELESS, TWICE, LOW_CONTRAST):
                 assert page.evaluate(fault) == []
             assert page.evaluate(WIDER_THAN_THE_SCREEN) <= 0
