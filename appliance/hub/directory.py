@@ -19,6 +19,7 @@ from appliance.store import servers as server_store
 from appliance.store.database import Database
 
 MOST_NAMES = 10_000
+PAGES_AT_ONCE = 5
 _SHOWN_NAMES = 5
 
 
@@ -46,9 +47,10 @@ class Directory:
         """Return some users and how many there are in all."""
         # of many pages the first question is the same: to count them all
         total = await self.db.recall(("people", replace(wanted, offset=0, limit=0)), lambda t: people.count(t, wanted))
-        found = await self.db.recall(("page", wanted), lambda t: tuple(people.page(t, wanted)),
-                                     weight=lambda page: 1 + len(page))
-        return found, total
+        block = _block(wanted)
+        found = await self.db.recall(("page", block), lambda t: tuple(people.page(t, block)), weight=lambda page: 1 + len(page))
+        begin = wanted.offset - block.offset
+        return found[begin:begin + wanted.limit], total
 
     async def add_users(self, names: Sequence[str], *, admin: bool, actor: str) -> list[Person]:
         """Add users and return those that were not there yet: all of them or, if one name cannot be, none.
@@ -114,6 +116,14 @@ class Directory:
         """Raises BadOption for a wrong value of a key that limits members' servers; all others are anybody's."""
         self.check_properties(properties)
         return await self.db.transact(lambda t: groups.set_properties(t, group.id, properties, actor=actor))
+
+
+def _block(wanted: Wanted) -> Wanted:
+    """Return what is read for a page. Who asks for the second one walks on, so what follows is read with it."""
+    page, rest = divmod(wanted.offset, wanted.limit)
+    if page == 0 or rest:
+        return wanted
+    return replace(wanted, offset=wanted.limit * (page - (page - 1) % PAGES_AT_ONCE), limit=wanted.limit * PAGES_AT_ONCE)
 
 
 def _validated(names: Sequence[str]) -> list[str]:

@@ -62,7 +62,7 @@ class Shapes:
         self._servers, self._state = rights.reach("read:servers"), rights.reach("admin:server_state")
 
     def user(self, person: Person, *, stopped: bool = False) -> dict[str, Any]:
-        """Return {} for one who is not to be seen. stopped: also the servers that do not run."""
+        """Return {} for one who is not to be seen; times are left to `answer`. stopped: also the servers that do not run."""
         user, groups = person.user, person.groups
         seen = self._users.of(lambda reach: reach.user(user.name, groups)) if self._users.by_filter else self._users.of_all
         if not seen:
@@ -73,7 +73,7 @@ class Shapes:
             "roles": self._roles_of(user, groups) if "roles" in seen else (),
             "server": self._visit.urls.server(user.name) if default and default.ready else None,
             "pending": pending(default) if default else None,
-            "created": time(user.created_at), "last_activity": time(user.last_activity_at), "auth_state": None,
+            "created": user.created_at, "last_activity": user.last_activity_at, "auth_state": None,
             "user_info": {"name": user.display_name, "display_name": user.display_name} if user.display_name else None,
         }
         if len(seen) < _ALL_OF_USER:

@@ -148,7 +148,7 @@ def entries(operations: Sequence[Operation]) -> tuple[Entry, ...]:
 
 
 def answer(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
+    return Response(orjson.dumps(content, option=orjson.OPT_UTC_Z), status, media_type="application/json")
 
 
 def done(status: int = 204) -> Response:
