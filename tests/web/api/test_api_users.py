@@ -150,6 +150,23 @@ async def test_limits_of_pages_are_configured(admin: Client) -> None:
     assert len((await admin.get("users?limit=3", headers=many))["items"]) == 3
 
 
+async def test_every_page_of_a_walk_and_of_a_jump_is_the_one_asked_for(house: House, admin: Client) -> None:
+    await admin.post("users", {"usernames": [f"walker-{number:03}" for number in range(60)]}, status=201)
+    everybody = await names(admin)
+    assert len(everybody) > 60
+    for limit in (1, 3, 7, 60):
+        walked: list[str] = []
+        for offset in range(0, len(everybody), limit):
+            page = await names(admin, f"?limit={limit}&offset={offset}")
+            assert len(page) <= limit
+            walked += page
+        assert walked == everybody, limit
+    for offset in (5, 20, 41, len(everybody), 1000):        # not where a page begins, and past the end
+        assert await names(admin, f"?limit=7&offset={offset}") == everybody[offset:offset + 7]
+    await admin.delete("users/walker-010")
+    assert "walker-010" not in await names(admin, "?limit=5&offset=10")
+
+
 async def test_next_page_is_where_the_caller_can_reach_it(house: House, admin: Client) -> None:
     """A culler calls past the proxy, a browser through it."""
     await house.user("alice")
