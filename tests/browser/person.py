@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from box import PASSWORD, PATIENCE_S, Box, wait_for
-from playwright.sync_api import BrowserContext, Locator, Page, WebSocket, expect
+from playwright.sync_api import BrowserContext, Error, Locator, Page, WebSocket, expect
 
 PATIENCE_MS = PATIENCE_S * 1000
 
@@ -24,7 +24,13 @@ class Visitor:
 
     def open(self, path: str, page: Page | None = None) -> int:
         """Type an address; return the status of what it leads to."""
-        response = (page or self.page).goto(self.url(path))
+        for last in (False, False, True):
+            try:
+                response = (page or self.page).goto(self.url(path))
+                break
+            except Error as error:      # a container's network came or went beside, which Chromium takes for another Wi-Fi
+                if last or "ERR_NETWORK_CHANGED" not in str(error):
+                    raise
         assert response is not None
         return response.status
 

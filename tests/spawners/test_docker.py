@@ -47,6 +47,18 @@ async def spawner(box: Path) -> AsyncIterator[DockerSpawner]:
     clear(NAME, network=False)
 
 
+def freeze(engine: docker.APIClient, name: str) -> None:
+    """Control groups of version 1 sometimes cannot freeze while the machine is busy, and can a moment later."""
+    for last in (False, False, False, False, True):
+        try:
+            engine.pause(name)
+            return
+        except docker.errors.APIError as error:
+            if last or "unable to freeze" not in str(error):
+                raise
+            time.sleep(0.5)
+
+
 class TestDockerSpawner(SpawnerContract):
     user_name = "josé"
 
@@ -246,11 +258,11 @@ class TestDockerSpawner(SpawnerContract):
     ) -> None:
         handle = await spawner.start(spec)
         with client() as engine:
-            engine.pause(container_name(NAME, spec.server_id))
+            freeze(engine, container_name(NAME, spec.server_id))
             assert [(s.state, s.url) for s in await spawner.list()] == [(ActualState.PAUSED, handle.url)]
             await spawner.start(spec)
             assert (await spawner.inspect(spec.server_id)).state is ActualState.RUNNING  # type: ignore[union-attr]
-            engine.pause(container_name(NAME, spec.server_id))
+            freeze(engine, container_name(NAME, spec.server_id))
         with anyio.fail_after(10):
             await spawner.stop(spec.server_id)
         assert await spawner.list() == []
