@@ -23,6 +23,7 @@ from appliance.box.shell import BoxError, Result
 # What compose adds for homes on Btrfs (one more capability for the Hub), where a release has it.
 BTRFS_FILE = "compose.btrfs.yaml"
 HEALTHY_S = 120.0
+RESTART_S = 5.0         # as long may a container be down that is restarted
 # Set by whoever called us, they would win over both files.
 _OURS = ("APPLIANCE_", "COMPOSE_")
 
@@ -177,19 +178,26 @@ def wait_until_well(paths: Paths, services: Sequence[str], *, timeout_s: float =
                     clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep) -> None:
     """Wait until each service runs and says that it is well. Raises BoxError with the last lines of the one that is not.
 
-    Compose's own --wait counts a one-shot service that has ended as a failure.
+    Compose's own --wait counts a one-shot service that has ended as a failure. One that is down for a moment may be in the
+    middle of a restart: the Hub restarts Traefik for another configuration.
     """
     ends_at = clock() + timeout_s
+    down_since: dict[str, float] = {}
     before = {service: found.restarts if (found := inspect(paths, service)) else 0 for service in services}
     while True:
         waiting = []
         for service in services:
             found = inspect(paths, service)
-            if found is None or found.status in ("exited", "dead") or found.restarts >= before[service] + 3:
+            is_down = found is None or found.status in ("exited", "dead")
+            since = down_since.setdefault(service, clock()) if is_down else None
+            if since is None:
+                down_since.pop(service, None)
+            if (since is not None and clock() - since >= RESTART_S) or (
+                    found is not None and found.restarts >= before[service] + 3):
                 raise BoxError(f"The container {paths.container(service)} does not stay up.",
                                f"Its last lines say why; all of them: docker logs {paths.container(service)}",
                                evidence=logs(paths, service))
-            if not is_well(paths, service, found):
+            if found is None or is_down or not is_well(paths, service, found):
                 waiting.append(service)
         if not waiting:
             return

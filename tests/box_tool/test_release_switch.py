@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -343,10 +344,21 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_containers_that_do_not_stay_up_are_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_containers_that_do_not_stay_up_are_noticed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     gone = compose.Container("c", "i", False, "exited", "", 0, "")
+    now = itertools.count()
     monkeypatch.setattr(compose, "inspect", lambda paths, service: gone)
     monkeypatch.setattr(compose, "logs", lambda paths, service: "the last line")
     with pytest.raises(BoxError, match="appliance-hub does not stay up") as failed:
-        compose.wait_until_well(Paths(Path("/nowhere")), ["hub"])
+        compose.wait_until_well(Paths(Path("/nowhere")), ["hub"], clock=lambda: float(next(now)), sleep=lambda s: None)
     assert failed.value.evidence == "the last line"
+    assert next(now) < 20
+
+
+def test_a_container_in_the_middle_of_a_restart_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    up, down = (compose.Container("c", "i", running, status, health, 0, "") for running, status, health in (
+        (True, "running", "healthy"), (False, "exited", "")))
+    seen = iter([up, down, None, down, up])      # the first is of before
+    monkeypatch.setattr(compose, "inspect", lambda paths, service: next(seen))
+    compose.wait_until_well(Paths(Path("/nowhere")), ["traefik"], sleep=lambda s: None)
+    assert next(seen, "all looked at") == "all looked at"
