@@ -188,16 +188,16 @@ def wait_until_well(paths: Paths, services: Sequence[str], *, timeout_s: float =
         waiting = []
         for service in services:
             found = inspect(paths, service)
-            is_down = found is None or found.status in ("exited", "dead")
-            since = down_since.setdefault(service, clock()) if is_down else None
-            if since is None:
+            if found is not None and found.status not in ("exited", "dead"):
                 down_since.pop(service, None)
-            if (since is not None and clock() - since >= RESTART_S) or (
-                    found is not None and found.restarts >= before[service] + 3):
+                has_ended = found.restarts >= before[service] + 3
+            else:
+                has_ended = clock() - down_since.setdefault(service, clock()) >= RESTART_S
+            if has_ended:
                 raise BoxError(f"The container {paths.container(service)} does not stay up.",
                                f"Its last lines say why; all of them: docker logs {paths.container(service)}",
                                evidence=logs(paths, service))
-            if found is None or is_down or not is_well(paths, service, found):
+            if found is None or not is_well(paths, service, found):
                 waiting.append(service)
         if not waiting:
             return

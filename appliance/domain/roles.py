@@ -6,11 +6,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
 from appliance.domain.names import validate_groupname, validate_username
+from appliance.domain.nearest import nearest
 from appliance.domain.scopes import INHERIT, SCOPES, SELF, Scope, check
 from appliance.errors import ApplianceError, BadOption
 
@@ -93,9 +93,8 @@ def _role(said: object, known: Mapping[str, Scope]) -> Role:
         raise BadOption("A role is described by a dictionary like {'name': 'grader', 'scopes': […], 'users': […]}.")
     for key in said:
         if key not in _KEYS:
-            near = get_close_matches(str(key), _KEYS, 1)
-            raise BadOption(f"There is no “{_shown(key)}” in a role; " + (
-                f"the nearest is “{near[0]}”." if near else f"there is {', '.join(_KEYS)}."))
+            rest = nearest(key, _KEYS) or f"; there is {', '.join(_KEYS)}"
+            raise BadOption(f"There is no “{_shown(key)}” in a role{rest}.")
     name = said.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise BadOption("A role's name begins with a lower-case letter, ends with one or a digit, and has at least three "

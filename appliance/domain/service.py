@@ -12,7 +12,6 @@ import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from difflib import get_close_matches
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 from appliance.domain import scopes
 from appliance.domain.limits import parse_bytes
 from appliance.domain.names import validate_username
+from appliance.domain.nearest import nearest
 from appliance.domain.scopes import SCOPES, Scope
 from appliance.errors import ApplianceError, BadName, BadOption
 
@@ -325,9 +325,8 @@ _FIELDS = {"timeout": "timeout_s"}
 
 
 def _unknown(key: object, known: Collection[str], whose: str) -> str:
-    near = get_close_matches(str(key), known, 1)
-    rest = f"; the nearest is “{near[0]}”." if near else f"; there is {', '.join(sorted(set(known) - {'oauth_roles'}))}."
-    return f"There is no “{_shown(key)}” in {whose}{rest}"
+    rest = nearest(key, known) or f"; there is {', '.join(sorted(set(known) - {'oauth_roles'}))}"
+    return f"There is no “{_shown(key)}” in {whose}{rest}."
 
 
 def _shown(text: object) -> str:

@@ -76,8 +76,8 @@ class Metrics:
             "jupyterhub_server_stop_seconds", "Time a server took to stop.", ["status"], registry=registry,
             buckets=_SPAWN_BUCKETS)
         self._logins = Histogram(
-            "jupyterhub_login_duration_seconds", "Time to check a name and a password.", ["status"], registry=registry,
-            buckets=_LOGIN_BUCKETS)
+            "jupyterhub_login_duration_seconds", "Time a sign-in took, with the wait after failed ones.", ["status"],
+            registry=registry, buckets=_LOGIN_BUCKETS)
         self._routes_added = Histogram(
             "jupyterhub_proxy_add_duration_seconds", "Time until the proxy served a server's route.", ["status"],
             registry=registry, buckets=_REQUEST_BUCKETS)

@@ -80,7 +80,7 @@ async def sign_in(visit: Visit) -> Response:
 
 
 async def _check(visit: Visit, data: Mapping[str, str]) -> SignedIn:
-    """Begin a session and measure how long that takes. Who has to wait first was not checked, and is not measured."""
+    """Begin a session and measure how long that takes. Who is turned away unchecked, after too many tries, is not measured."""
     began_at = time.perf_counter()
     try:
         signed_in = await visit.hub.accounts.sign_in(
