@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from jose import jwt  # type: ignore[import-untyped]
-from jose.exceptions import JOSEError  # type: ignore[import-untyped]
+from jose import jwt  # type: ignore[import-untyped]  # has no types
+from jose.exceptions import JOSEError  # type: ignore[import-untyped]  # has no types
 
 ALGORITHM = "HS256"
 ISSUER = "appliance"

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import Any
 
 import anyio
 import uvicorn
@@ -384,10 +385,10 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def _serving(tasks: TaskGroup, app: object, sock: socket.socket) -> AsyncIterator[None]:
+async def _serving(tasks: TaskGroup, app: Any, sock: socket.socket) -> AsyncIterator[None]:
     """Serve `app` on a listening socket while the body runs."""
     server = _Server(uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="off", ws="none",  # type: ignore[arg-type]
+        app, log_config=None, access_log=False, server_header=False, proxy_headers=False, lifespan="off", ws="none",
         timeout_graceful_shutdown=1,
         timeout_keep_alive=120))  # longer than Traefik keeps a connection, so that it never writes into a closed one
     ended = anyio.Event()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -211,7 +211,7 @@ class Applying:
         order = {**wanted, **generated}
         return {person.name: order[person.name] for person in self._people if person.name in order}, frozenset(generated)
 
-    def _for_each(self, store: _Hashes, names: Sequence[str], work: Callable[[str], object]) -> None:
+    def _for_each(self, store: _Hashes, names: Sequence[str], work: Callable[[str], Awaitable[object]]) -> None:
         """Run async `work` for each name on all cores, the authenticator's passwords being `store`."""
         if not names:
             return
@@ -224,7 +224,7 @@ class Applying:
 
             async def one(name: str) -> None:
                 async with places:
-                    await work(name)  # type: ignore[misc]
+                    await work(name)
 
             async with anyio.create_task_group() as tasks:
                 for name in names:

@@ -269,7 +269,7 @@ def _take(people: list[Person], problems: list[Problem], line: int, row: Mapping
                 wrong.append(error.sentence)
     problems += [Problem(line, sentence) for sentence in wrong]
     if not wrong:
-        people.append(Person(line, **found))  # type: ignore[arg-type]
+        people.append(Person(line, **found))  # type: ignore[arg-type]  # each checked above
 
 
 def _name(value: object) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import pamela  # type: ignore[import-untyped]
+import pamela  # type: ignore[import-untyped]  # has no types
 from traitlets import Bool, Unicode
 
 from appliance.authenticators.open import OpenAuthenticator

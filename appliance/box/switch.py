@@ -371,7 +371,7 @@ def _point(link: Path, release_id: str) -> None:
 def read_note(kind: type[N], file: Path) -> N | None:
     """Return what a journal says, None where nothing is under way. Raises BoxError for one that this program cannot read."""
     said = shell.read_json(file)
-    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]
+    known = {each.name for each in fields(kind)}  # type: ignore[arg-type]  # a dataclass by what calls it
     try:
         if said.get("format", 1) != 1:
             raise TypeError

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from appliance.box import removal, shell
@@ -187,7 +188,7 @@ def _plan_data(paths: Paths, found: Found, add: _Add, stays: list[str], *, purge
     loop = any(place.name in ("homes.img", "homes.btrfs") for place in found.data)
     for place in found.data:
         if loop and place in found.mounts:    # what was seen through it is in the loop file
-            add(f"Removing the mount point {place}", lambda place=place: removal.remove_if_empty(place))  # type: ignore[misc]
+            add(f"Removing the mount point {place}", partial(removal.remove_if_empty, place))
         elif place.name in _KEPT_DATA and not purge_homes and not removal.is_empty(place):
             stays.append(f"{place} ({_says(place)})")
         else:

@@ -126,7 +126,7 @@ def _relative(uri: str) -> str:
     return uri.removeprefix(_BOX)
 
 
-class _Grant(AuthorizationCodeGrant):  # type: ignore[misc]
+class _Grant(AuthorizationCodeGrant):  # type: ignore[misc]  # oauthlib has no types
     """No challenge but S256, no refresh tokens."""
 
     _code_challenge_methods = {"S256": code_challenge_method_s256}  # noqa: RUF012 (oauthlib's)
@@ -136,7 +136,7 @@ class _Grant(AuthorizationCodeGrant):  # type: ignore[misc]
         return {"code": secrets.token_urlsafe(32)} | ({"state": request.state} if request.state else {})
 
 
-class _Validator(RequestValidator):  # type: ignore[misc]
+class _Validator(RequestValidator):  # type: ignore[misc]  # oauthlib has no types
     """What oauthlib asks about one request. client: the only one that counts in it; t: None where nothing is stored."""
 
     def __init__(self, client: OAuthClient | None, t: Transaction | None = None, session: Session | None = None, *,

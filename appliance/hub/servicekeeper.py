@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import anyio
 
@@ -182,8 +183,8 @@ class ServiceKeeper:
         with anyio.move_on_after(longest_s):
             await self._news.wait()
 
-    def _enter(self, phase: ServicePhase, *, said: str = "", **changes: object) -> None:
-        self.state = replace(self.state, phase=phase, since=_now(), said=said, **changes)  # type: ignore[arg-type]
+    def _enter(self, phase: ServicePhase, *, said: str = "", **changes: Any) -> None:
+        self.state = replace(self.state, phase=phase, since=_now(), said=said, **changes)
         self._news.set()
         self._news = anyio.Event()
 
