@@ -155,12 +155,11 @@ class LocalProcessSpawner(Spawner):
         return await anyio.to_thread.run_sync(self._list)
 
     def _list(self) -> builtins.list[ActualServer]:
-        found = (self._read(file) for file in sorted(self._folder.glob("*.json")))
-        return [_actual(there) for there in found if there is not None]
+        found = (self._look(file) for file in sorted(self._folder.glob("*.json")))
+        return [each for each in found if each is not None]
 
     async def inspect(self, server_id: str) -> ActualServer | None:
-        there = await anyio.to_thread.run_sync(self._read, self._file(server_id))
-        return None if there is None else _actual(there)
+        return await anyio.to_thread.run_sync(self._look, self._file(server_id))
 
     async def logs(self, server_id: str, lines: int = 50) -> str:
         def read() -> str:
@@ -207,6 +206,12 @@ class LocalProcessSpawner(Spawner):
     def _log(self, server_id: str) -> Path:
         return self._folder / f"{server_id}.log"
 
+    def _look(self, file: Path) -> ActualServer | None:
+        there = self._read(file)
+        if there is not None and not _runs(there):
+            there = self._read(file)    # it may have ended, and written down how, since it was read
+        return None if there is None else _actual(there)
+
     @staticmethod
     def _read(file: Path) -> dict[str, Any] | None:
         try:
@@ -217,14 +222,18 @@ class LocalProcessSpawner(Spawner):
 
 
 def _actual(there: dict[str, Any]) -> ActualServer:
-    # until its shim has written down how it ended, it has not
-    alive = _alive(there) or _is(there["shim"], there["shim_started"])
+    alive = _runs(there)
     return ActualServer(
         server_id=there["server_id"], start_no=there["start_no"], user_name=there["user_name"],
         server_name=there["server_name"], uid=there["uid"],
         state=ActualState.RUNNING if alive else ActualState.EXITED, url=there["url"] if alive else "", address="",
         image="", spec_hash=there["spec_hash"], started_at=datetime.fromisoformat(there["started_at"]),
         exit_code=None if alive else there.get("exit_code"))
+
+
+def _runs(there: dict[str, Any]) -> bool:
+    """Until its shim has written down how it ended, it has not."""
+    return _alive(there) or _is(there["shim"], there["shim_started"])
 
 
 def _alive(there: dict[str, Any]) -> bool:

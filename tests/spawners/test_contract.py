@@ -123,6 +123,17 @@ class TestLocalProcessSpawner(SpawnerContract):
         found = await self.again(spawner).inspect(spec.server_id)
         assert (found.exit_code, said) == (-signal.SIGUSR1, "")
 
+    async def test_one_that_ends_while_it_is_looked_at_keeps_its_exit_code(
+        self, spawner: LocalProcessSpawner, spec: ServerSpec, monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        await self.run(spawner, spec, "import sys; sys.exit(3)")
+        state = _state(spawner, spec.server_id)
+        before = {key: value for key, value in state.items() if key != "exit_code"}
+        answers = [before, state]
+        monkeypatch.setattr(spawner, "_read", lambda file: answers.pop(0))
+        found = await spawner.inspect(spec.server_id)
+        assert (found and found.exit_code, answers) == (3, [])
+
     async def test_children_with_sessions_of_their_own_end_too(
         self, spawner: LocalProcessSpawner, spec: ServerSpec, home: Path,
     ) -> None:

@@ -158,16 +158,18 @@ async def test_one_that_prints_without_end_leaves_the_hub_its_time() -> None:
 
 FAMILY = """
     import os, signal, subprocess, sys, time
+    def tell(pid):      # in one write: print does several, and those of two processes would mix
+        os.write(1, b"pid %d\\n" % pid)
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
-            print("pid", os.getpid(), flush=True)
+            tell(os.getpid())
             time.sleep(600)
         os._exit(0)
     signal.signal(signal.SIGTERM, lambda *_: (print("saved", flush=True), sys.exit(0)))
-    print("pid", os.getpid(), flush=True)
-    print("pid", child.pid, flush=True)
+    tell(os.getpid())
+    tell(child.pid)
     while True:
         time.sleep(600)
 """
