@@ -190,8 +190,8 @@ def from_inspection(found: Mapping[str, Any], network: str) -> ActualServer | No
     ended = actual_state not in _STATES
     return _actual(
         found["Config"].get("Labels") or {}, actual_state, networks, network,
-        started_at=_time(state.get("StartedAt", "")), exit_code=state.get("ExitCode") if ended else None,
-        ended_at=_time(state.get("FinishedAt", "")) if ended else None,
+        started_at=moment(state.get("StartedAt", "")), exit_code=state.get("ExitCode") if ended else None,
+        ended_at=moment(state.get("FinishedAt", "")) if ended else None,
         oom_killed=bool(state.get("OOMKilled")), error=str(state.get("Error") or "")[:2000],
         mem_limit_bytes=memory_limit(found))
 
@@ -223,7 +223,7 @@ def _actual(
         return None
 
 
-def _time(text: str) -> datetime | None:
+def moment(text: str) -> datetime | None:
     """Read the engine's times, which have nanoseconds; None for its year 1."""
     try:
         moment = datetime.fromisoformat(re.sub(r"\.(\d{1,6})\d*", r".\1", text).replace("Z", "+00:00"))

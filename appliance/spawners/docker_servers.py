@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import time
+from dataclasses import replace
 from typing import Any
 
 from docker import APIClient
@@ -14,6 +15,7 @@ from docker.errors import NotFound as NotThere
 from appliance.errors import EngineUnsuitable, SpawnError, StopTimeout
 from appliance.ports import ActualServer, ActualState
 from appliance.spawners.docker_container import BOX, NAMESPACE, container_name, from_inspection, from_listing
+from appliance.spawners.docker_oom import ran_out_of_memory
 
 _REMOVAL_S = 20.0    # a container that is being removed is waited for so long
 
@@ -102,6 +104,10 @@ class ServerContainers:
 
     def inspect(self, client: APIClient, name: str) -> ActualServer | None:
         try:
-            return from_inspection(client.inspect_container(name), self.network)
+            found = client.inspect_container(name)
         except NotThere:
             return None
+        actual = from_inspection(found, self.network)
+        if actual is not None and actual.state is ActualState.EXITED:
+            return replace(actual, oom_killed=ran_out_of_memory(client, found))
+        return actual

@@ -17,6 +17,7 @@ from appliance.errors import ApplianceError, EngineDown, ServiceFailed
 from appliance.ports import ServerSpec, ServiceSpec, ServiceStart
 from appliance.spawners import docker_container as containers
 from appliance.spawners.docker_engine import ENGINE_ERRORS, Engine, translate
+from appliance.spawners.docker_oom import ran_out_of_memory
 from appliance.spawners.docker_servers import ServerContainers
 
 if TYPE_CHECKING:
@@ -177,7 +178,9 @@ class _Follower:
         client.timeout = None     # it may be silent for days
         try:
             self._read(client)
-            state = client.inspect_container(self._container_id)["State"]
+            found = client.inspect_container(self._container_id)
+            state = found["State"]
+            out_of_memory = not state.get("Running") and ran_out_of_memory(client, found)
         except NotThere:
             return "because somebody removed its container"
         except ENGINE_ERRORS as error:
@@ -186,7 +189,7 @@ class _Follower:
             client.close()
         if state.get("Running"):
             raise EngineDown(evidence="The stream of its log broke off.")
-        if state.get("OOMKilled"):
+        if out_of_memory:
             return "because it used all the memory it may have"
         return f"with status {state.get('ExitCode')}"
 
