@@ -20,7 +20,7 @@ from common import arguments, show, wait_for
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "boxes")]
-from at_work import AtWork  # noqa: E402
+from at_work import AtWork  # noqa: E402 (here and below: of the tests, whose folders are named just before)
 from fresh_box import CLONE, SUITES, FreshBox  # noqa: E402
 from played import VARIABLES  # noqa: E402
 from test_a_box import OWN_PASSWORD, health, newer, student_of  # noqa: E402
